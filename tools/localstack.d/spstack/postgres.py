@@ -122,10 +122,15 @@ class Cluster:
         self.upstream = record.get("upstream")  # a replica's primary's port
         self.fsync = fsync
         self.passwords = passwords
-        self.data = paths.join("pg", self.name)
+        self.root = paths.join("pg")
         self.log = paths.join("log", f"postgres-{self.name}.log")
         self.pidfile = PidFile(paths.join("run", f"postgres-{self.name}.pid"))
         self.user = server_user()
+
+    @property
+    def data(self):
+        # Resolved each time: the link exists only once data_root() has run, and the server may not walk through it.
+        return os.path.join(os.path.realpath(self.root), self.name)
 
     def run(self, argv, env=None):
         """Runs one of PostgreSQL's programs to its end as the servers' user."""
@@ -138,16 +143,25 @@ class Cluster:
         if done.returncode != 0:
             raise StackError(f"{argv[0]} for {self.name} failed ({done.returncode}):\n{done.stdout}")
 
-    def exists(self):
-        return os.path.exists(os.path.join(self.data, "PG_VERSION"))
+    def made(self):
+        """Whether the data folder was made to its end; what an interrupted run left is not taken for a cluster."""
+        return os.path.exists(self.data + ".made")
+
+    def mark_made(self):
+        with open(self.data + ".made", "w", encoding="ascii"):
+            pass
+
+    def clear(self):
+        self.pidfile.stop(signal.SIGKILL)
+        shutil.rmtree(self.data, ignore_errors=True)
 
     def append_conf(self, extra=""):
         with open(os.path.join(self.data, "postgresql.conf"), "a", encoding="utf-8") as f:
             f.write(CONF.format(port=self.port, name=self.name, fsync="on" if self.fsync else "off") + extra)
 
-    def initdb(self, scratch):
+    def initdb(self):
         """A fresh cluster. Each has a system identifier of its own, by which one database under two names is noticed."""
-        pwfile = os.path.join(scratch, f".pw-{self.name}")
+        pwfile = self.data + ".pw"
         fd = os.open(pwfile, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w", encoding="ascii") as f:
             f.write(self.passwords["postgres"] + "\n")

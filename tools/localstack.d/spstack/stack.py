@@ -172,16 +172,20 @@ class Stack:
 
     def _bring_up(self, env):
         def shard(primary):
-            created = not primary.exists()
-            if created:
-                primary.initdb(self.paths.root)
+            fresh = not primary.made()
+            if fresh:
+                primary.clear()
+                primary.initdb()
             primary.start()
-            if created:
+            if fresh:
                 primary.make_roles()
+                primary.mark_made()
             for c in self.clusters.values():
                 if c.upstream == primary.port:
-                    if not c.exists():
+                    if not c.made():
+                        c.clear()
                         c.basebackup()
+                        c.mark_made()
                     c.start()
 
         self.etcd.start()
