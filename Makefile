@@ -1,0 +1,140 @@
+# Shardplane. `make help` lists the targets. Objects go to $(BUILD)/$(SAN or plain), binaries of the default build to bin/.
+.DEFAULT_GOAL := build
+SHELL := /bin/bash
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+
+BUILD ?= build
+SAN ?=
+comma := ,
+PYTHON ?= /usr/bin/python3
+CC ?= gcc
+PG_BIN ?= $(shell ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
+
+# The flags below come from pkg-config, so packages must be there before this file is read to its end: make remakes an included
+# file first, and starts over.
+ifneq ($(filter-out help clean deps down status docker-%,$(or $(MAKECMDGOALS),build)),)
+-include $(BUILD)/.deps.mk
+endif
+$(BUILD)/.deps.mk: tools/deps.sh
+	@tools/deps.sh && mkdir -p $(BUILD) && touch $@
+
+OUT := $(BUILD)/$(if $(SAN),$(SAN),plain)
+BIN := $(if $(filter build,$(BUILD)),$(if $(SAN),$(OUT)/bin,bin),$(OUT)/bin)
+GEN := $(BUILD)/gen
+
+MSGPACK_PC := $(shell pkg-config --exists msgpack-c && echo msgpack-c || echo msgpack)
+PKGS := libczmq libzmq $(MSGPACK_PC) libpq libcurl jansson libmicrohttpd libsodium
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
+
+WARN := -Wall -Wextra -Wconversion -Wno-sign-conversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wformat=2 $(if $(CI),-Werror)
+SAN_FLAGS := $(if $(filter asan,$(SAN)),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined) $(if $(filter tsan,$(SAN)),-fsanitize=thread)
+CFLAGS ?= -O2 -g
+ALL_CFLAGS := -std=gnu17 $(CFLAGS) -fno-omit-frame-pointer $(WARN) $(SAN_FLAGS) -I. -I$(GEN) $(PKG_CFLAGS) -D_GNU_SOURCE -MMD -MP
+ALL_LDFLAGS := $(SAN_FLAGS) $(LDFLAGS)
+
+SERVICES := router manager resharder health gateway
+SCHEMAS := $(wildcard schemas/*.json)
+FAMILIES := $(filter-out errors,$(basename $(notdir $(SCHEMAS))))
+GEN_C := $(GEN)/schemas/errors.c $(FAMILIES:%=$(GEN)/schemas/%.c) $(GEN)/schemas/registry.c
+GEN_H := $(GEN)/schemas/errors.h $(FAMILIES:%=$(GEN)/schemas/%.h)
+SQL := $(wildcard common/*/sql/*.sql services/*/sql/*.sql)
+GEN_SQL := $(SQL:%.sql=$(GEN)/%.h)
+
+COMMON_C := $(filter-out common/client/%,$(wildcard common/*/*.c))
+COMMON_O := $(COMMON_C:%.c=$(OUT)/%.o) $(GEN_C:$(GEN)/%.c=$(OUT)/gen/%.o)
+LIBCOMMON := $(OUT)/libcommon.a
+
+.PHONY: help build test unit demo bench up down status lint floors fuzz docs install clean deps gen $(SERVICES:%=run-%) \
+        docker-build docker-up docker-logs docker-down
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+build: deps $(SERVICES:%=$(BIN)/%) $(BIN)/shardctl ## compile everything into bin/
+
+deps: ## install what build, tests and demo need (quiet when nothing is missing)
+	@tools/deps.sh
+
+gen: $(GEN_C) $(GEN_SQL) ## field tables, error lists and embedded SQL
+
+# ---- generated sources: one run of the generator makes all
+$(GEN)/.schemas: $(SCHEMAS) tools/schemagen.py
+	@mkdir -p $(GEN)/schemas
+	$(PYTHON) tools/schemagen.py --schemas schemas --out $(GEN)/schemas
+	@touch $@
+$(GEN_C) $(GEN_H): $(GEN)/.schemas ;
+$(GEN)/%.h: %.sql tools/sqlgen.py
+	@mkdir -p $(@D)
+	$(PYTHON) tools/sqlgen.py $< $@
+
+# ---- compiling
+$(OUT)/%.o: %.c $(GEN)/.schemas $(GEN_SQL)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+$(OUT)/gen/%.o: $(GEN)/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+$(GEN)/schemas/%.c: $(GEN)/.schemas ;
+
+$(LIBCOMMON): $(COMMON_O)
+	@rm -f $@
+	ar rcs $@ $^
+
+define SERVICE_RULE
+$(1)_O := $$(patsubst %.c,$$(OUT)/%.o,$$(wildcard services/$(1)/*.c))
+$$(BIN)/$(1): $$($(1)_O) $$(LIBCOMMON)
+	@mkdir -p $$(@D)
+	$$(CC) $$(ALL_LDFLAGS) $$^ -o $$@ $$(PKG_LIBS)
+run-$(1): $$(BIN)/$(1) ## run the $(1) with configs/$(1).json
+	$$(BIN)/$(1) --config configs/$(1).json
+-include $$($(1)_O:.o=.d)
+endef
+$(foreach s,$(SERVICES),$(eval $(call SERVICE_RULE,$(s))))
+
+SHARDCTL_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard tools/shardctl/*.c))
+$(BIN)/shardctl: $(SHARDCTL_O) $(LIBCOMMON)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
+
+# ---- tests: each tests/unit/*_test.c (and fsm, contract) is one cmocka program; pure files of services are linked by name
+TEST_C := $(wildcard tests/unit/*_test.c tests/fsm/*_test.c tests/contract/*_test.c)
+TEST_BIN := $(TEST_C:%.c=$(OUT)/%)
+# Pure files of services that unit tests link.
+TEST_EXTRA_C := $(wildcard services/*/pure_*.c)
+TEST_EXTRA_O := $(TEST_EXTRA_C:%.c=$(OUT)/%.o)
+$(TEST_BIN): $(OUT)/%: $(OUT)/%.o $(TEST_EXTRA_O) $(LIBCOMMON)
+	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS) $(shell pkg-config --libs cmocka 2>/dev/null)
+
+unit: $(TEST_BIN) ## unit, state machine and contract tests in C
+	@set -e; for t in $(TEST_BIN); do echo "== $$t"; $$t; done
+
+# ---- the private stack, checks, containers
+up: build ## start etcd, three PostgreSQL clusters and the services on the default ports
+	@tools/localstack up --bin $(BIN) $(UP)
+down: ## stop what `make up` started; data stay in build/stack
+	@tools/localstack down $(DOWN)
+status: ## what runs where (JSON=1 for programs)
+	@tools/localstack status $(if $(JSON),--json) || true
+
+floors: ## check the may-include table of docs/architecture.md
+	@$(PYTHON) tools/floors.py --self-test
+	@$(PYTHON) tools/floors.py
+lint: gen ## banned calls, format, cppcheck, clang-tidy
+	@tools/deps.sh lint
+	@BUILD=$(BUILD) tools/lint.sh $(LINT)
+
+docker-build: ## build the images (needs a Docker engine)
+	docker compose build
+docker-up: ## start the containers
+	docker compose up -d
+docker-logs: ## follow their logs
+	docker compose logs -f
+docker-down: ## stop and remove them; volumes stay
+	docker compose down
+
+-include $(COMMON_O:.o=.d) $(SHARDCTL_O:.o=.d) $(TEST_C:%.c=$(OUT)/%.d)
+
+clean: ## remove what was built
+	rm -rf $(BUILD) bin

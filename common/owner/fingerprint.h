@@ -1,0 +1,11 @@
+// A table's definition as one hash: columns, types, collations, defaults, generated and identity, constraints, indexes, replica identity
+// left out, Shardplane's own triggers and temporary indexes (shp_*) left out. Prepare records it; the seal compares it.
+#ifndef SP_OWNER_FINGERPRINT_H
+#define SP_OWNER_FINGERPRINT_H
+
+#include "common/pg/pg.h"
+
+// 32 hex digits from the arena. not_found when the table does not exist.
+int sp_owner_fingerprint(sp_pg_t *pg, sp_str_t schema, sp_str_t table, sp_arena_t *arena, const char **ret_fingerprint, sp_error_t *err);
+
+#endif
