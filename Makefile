@@ -23,10 +23,18 @@ OUT := $(BUILD)/$(if $(SAN),$(SAN),plain)
 BIN := $(if $(filter build,$(BUILD)),$(if $(SAN),$(OUT)/bin,bin),$(OUT)/bin)
 GEN := $(BUILD)/gen
 
-MSGPACK_PC := $(shell pkg-config --exists msgpack-c && echo msgpack-c || echo msgpack)
-PKGS := libczmq libzmq $(MSGPACK_PC) libpq libcurl jansson libmicrohttpd libsodium
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
+# Made once by tools/deps.sh having run: make reads itself again afterwards, so that pkg-config sees what was just installed.
+DEPS_MK := $(BUILD)/deps.mk
+ifeq ($(filter help clean deps,$(MAKECMDGOALS)),)
+include $(DEPS_MK)
+endif
+$(DEPS_MK): tools/deps.sh Makefile
+	@tools/deps.sh
+	@mkdir -p $(@D)
+	@msgpack=$$(pkg-config --exists msgpack-c && echo msgpack-c || echo msgpack); \
+	pkgs="libczmq libzmq $$msgpack libpq libcurl jansson libmicrohttpd libsodium"; \
+	cflags=$$(pkg-config --cflags $$pkgs) && libs=$$(pkg-config --libs $$pkgs) && cmocka=$$(pkg-config --libs cmocka) && \
+	printf 'PKG_CFLAGS := %s\nPKG_LIBS := %s -lpthread -lm\nCMOCKA_LIBS := %s\n' "$$cflags" "$$libs" "$$cmocka" > $@
 
 WARN := -Wall -Wextra -Wconversion -Wno-sign-conversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wformat=2 $(if $(CI),-Werror)
 SAN_FLAGS := $(if $(filter asan,$(SAN)),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined) $(if $(filter tsan,$(SAN)),-fsanitize=thread)
@@ -52,7 +60,7 @@ LIBCOMMON := $(OUT)/libcommon.a
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
-build: deps $(SERVICES:%=$(BIN)/%) $(BIN)/shardctl ## compile everything into bin/
+build: $(SERVICES:%=$(BIN)/%) $(BIN)/shardctl ## compile everything into bin/
 
 deps: ## install what build, tests and demo need (quiet when nothing is missing)
 	@tools/deps.sh
@@ -105,7 +113,7 @@ TEST_BIN := $(TEST_C:%.c=$(OUT)/%)
 TEST_EXTRA_C := $(wildcard services/*/pure_*.c)
 TEST_EXTRA_O := $(TEST_EXTRA_C:%.c=$(OUT)/%.o)
 $(TEST_BIN): $(OUT)/%: $(OUT)/%.o $(TEST_EXTRA_O) $(LIBCOMMON)
-	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS) $(shell pkg-config --libs cmocka 2>/dev/null)
+	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS) $(CMOCKA_LIBS)
 
 unit: $(TEST_BIN) ## unit, state machine and contract tests in C
 	@set -e; for t in $(TEST_BIN); do echo "== $$t"; $$t; done
