@@ -16,6 +16,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 INT64_MIN, INT64_MAX = -(2 ** 63), 2 ** 63 - 1
+FIELDS_MAX = 64  # SP_WIRE_MAX_FIELDS in common/wire/field.h
 STRING_MAX, LIST_MAX, MESSAGE_MAX = 255, 1000, 1024 * 1024
 SCALARS = {"bool", "int", "float", "string", "bytes", "value"}
 METHODS = {"GET", "POST", "PUT", "DELETE", "PATCH"}
@@ -93,7 +94,8 @@ def default_fits(model, field):
     if base == "float":
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if base == "string":
-        return isinstance(value, str) and low <= len(value.encode()) <= high
+        # The C side takes the text between the quotes as it stands.
+        return isinstance(value, str) and low <= len(value.encode()) <= high and json.dumps(value) == f'"{value}"'
     return base == "enum" and value in model.enums.get(name, {}).get("values", {})
 
 
@@ -174,6 +176,8 @@ def validate(model):
         for error in message.get("errors", []):
             if error not in names:
                 faults.append(f"{where}: error {error} is not in errors.json")
+        if len(message["fields"]) > FIELDS_MAX:
+            faults.append(f"{where}: more than {FIELDS_MAX} fields")
         for key in ("id", "name"):
             seen = [f.get(key) for f in message["fields"]]
             if len(set(seen)) != len(seen):
