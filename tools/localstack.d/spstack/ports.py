@@ -3,6 +3,7 @@
 Without a base, the ports that the documentation names (etcd 2379, gateway 8081, metrics 9090 and 9091); with one, consecutive
 ports from it. The answer is stored in stack.json, so a stopped stack comes back at the same addresses.
 """
+import os
 import socket
 
 from .procs import StackError
@@ -61,3 +62,17 @@ def refuse_used(ports):
     if used:
         raise StackError("these ports cannot be used:\n" + "\n".join(used)
                          + "\nstop what listens there, or give this stack other ports with --port-base P")
+
+
+def free_base(size=80, first=None, last=32000):
+    """The start of `size` ports that nobody listens on, below the range that the kernel hands out. For tests that run beside
+    each other: where to begin looking depends on the process, and SP_PORT_BASE sets it."""
+    if first is None:
+        first = int(os.environ.get("SP_PORT_BASE", 0)) or 24000 + os.getpid() % 60 * 100
+    for base in list(range(first, last - size, size)) + list(range(21000, first, size)):
+        try:
+            refuse_used([("", port) for port in range(base, base + size)])
+            return base
+        except StackError:
+            continue
+    raise StackError("no free range of ports")
