@@ -1,0 +1,403 @@
+// Peer: one DEALER to one endpoint, with many requests in flight.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/random.h"
+#include "common/mesh/incoming.h"
+#include "common/mesh/mesh.h"
+
+enum {
+    MAX_CALLS = 65536,         // in flight on one peer; past it `rate_limited`
+    DEFAULT_TIMEOUT_MS = 5000, // where the caller said none
+    TIMER_STEP_MS = 10,        // expiries closer than this share one look at the calls
+    MAX_REQUEST_ID = 64,       // as in the envelope's schema
+};
+
+typedef struct call {
+    char request_id[MAX_REQUEST_ID + 1]; // key in `calls`
+    const sp_schema_t *schema;           // of the request
+    int64_t deadline_ms;                 // monotonic
+    int64_t sent_ms;                     // monotonic
+    int timeout_ms;                      // for the error text
+    sp_reply_fn *on_reply;               // told once
+    void *arg;                           // for on_reply
+    struct call *next;                   // by age, oldest first
+    struct call **link;                  // where it is linked from
+} call_t;
+
+struct sp_peer {
+    zloop_t *loop;           // borrowed
+    zsock_t *sock;           // DEALER
+    void *zmq;               // its libzmq socket
+    char endpoint[256];      // where it connects to
+    sp_push_fn *on_push;     // or NULL
+    void *arg;               // for on_push
+    sp_msg_envelope_t stamp; // epoch and ring version of every envelope sent
+    zhashx_t *calls;         // request id -> call_t, borrowed from the list
+    call_t *oldest;          // list of calls
+    call_t **end;            // where the next one is linked
+    char id_prefix[9];       // of this peer's request ids
+    uint64_t next_id;        // of this peer's request ids
+    int timer;               // of the loop, -1 none
+    int64_t timer_ms;        // when it fires
+    int64_t heard_ms;        // last frame received, monotonic
+    sp_peer_stats_t stats;   // counts
+    int depth;               // callbacks under way: the memory stays
+    bool closed;             // sp_peer_close was called
+    sp_buf_t envelope_buf;   // scratch
+    sp_buf_t body_buf;       // scratch
+};
+
+static int on_readable(zloop_t *loop, zsock_t *sock, void *arg);
+static int on_timer(zloop_t *loop, int timer, void *arg);
+
+// ---- the socket
+
+static void drop_socket(sp_peer_t *self)
+{
+    if (!self->sock)
+        return;
+    zloop_reader_end(self->loop, self->sock);
+    zsock_destroy(&self->sock);
+    self->zmq = NULL;
+}
+
+static int make_socket(sp_peer_t *self, sp_error_t *err)
+{
+    self->sock = zsock_new(ZMQ_DEALER);
+    if (!self->sock)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "DEALER socket");
+    sp_frames_socket(self->sock);
+    if (zsock_connect(self->sock, "%s", self->endpoint) != 0) {
+        int rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "cannot connect to %s: %s",
+                              self->endpoint, zmq_strerror(errno));
+        zsock_destroy(&self->sock);
+        return rc;
+    }
+    if (zloop_reader(self->loop, self->sock, on_readable, self) != 0) {
+        zsock_destroy(&self->sock);
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "DEALER socket");
+    }
+    zloop_reader_set_tolerant(self->loop, self->sock);
+    self->zmq = zsock_resolve(self->sock);
+    return 0;
+}
+
+// ---- calls
+
+static void unlink_call(sp_peer_t *self, call_t *c)
+{
+    zhashx_delete(self->calls, c->request_id);
+    *c->link = c->next;
+    if (c->next)
+        c->next->link = c->link;
+    else
+        self->end = c->link;
+}
+
+static void free_self(sp_peer_t *self)
+{
+    zhashx_destroy(&self->calls);
+    sp_buf_free(&self->envelope_buf);
+    sp_buf_free(&self->body_buf);
+    free(self);
+}
+
+// Around every callback: the callback may close the peer.
+static void enter(sp_peer_t *self)
+{
+    self->depth++;
+}
+
+// True when the peer is gone.
+static bool leave(sp_peer_t *self)
+{
+    if (--self->depth > 0)
+        return self->closed;
+    if (!self->closed)
+        return false;
+    free_self(self);
+    return true;
+}
+
+// Tells one unlinked call how it was lost, and frees it.
+static void lose_call(sp_peer_t *self, call_t *c, const char *how)
+{
+    sp_error_t err = {0};
+    sp_incoming_lost(c->schema, &err, "%s %s within %d ms", self->endpoint, how, c->timeout_ms);
+    c->on_reply(c->arg, &err, NULL, NULL, NULL);
+    free(c);
+}
+
+static void arm_timer(sp_peer_t *self, int64_t deadline_ms)
+{
+    if (self->timer >= 0 && self->timer_ms <= deadline_ms)
+        return;
+    if (self->timer >= 0)
+        zloop_timer_end(self->loop, self->timer);
+    int64_t now = sp_clock_mono_ms();
+    int64_t delay = deadline_ms - now;
+    if (delay < TIMER_STEP_MS)
+        delay = TIMER_STEP_MS;
+    self->timer_ms = now + delay;
+    self->timer = zloop_timer(self->loop, (size_t)delay, 1, on_timer, self);
+}
+
+static int on_timer(zloop_t *loop, int timer, void *arg)
+{
+    (void)loop;
+    (void)timer;
+    sp_peer_t *self = arg;
+    self->timer = -1;
+    int64_t now = sp_clock_mono_ms();
+    int64_t next = INT64_MAX;
+    bool silent = false;
+    // Expired calls leave the list first: their callbacks may add and end others.
+    call_t *expired = NULL;
+    for (call_t *c = self->oldest, *after; c; c = after) {
+        after = c->next;
+        if (c->deadline_ms > now) {
+            next = c->deadline_ms < next ? c->deadline_ms : next;
+            continue;
+        }
+        silent = silent || self->heard_ms < c->sent_ms;
+        unlink_call(self, c);
+        c->next = expired;
+        expired = c;
+    }
+    enter(self);
+    for (call_t *c = expired, *after; c; c = after) {
+        after = c->next;
+        self->stats.timeouts++;
+        lose_call(self, c, "did not answer");
+    }
+    if (leave(self))
+        return 0;
+    // A peer that said nothing since may be dead with requests queued for it: they must not be done long after the caller has
+    // given up, so the queue goes with the socket. While others wait, their answers may still come.
+    if (silent && !self->oldest) {
+        sp_error_t err = {0};
+        drop_socket(self);
+        self->stats.reconnects++;
+        if (make_socket(self, &err) != 0)
+            sp_log(SP_LOG_ERROR, "MESH-RECONNECT", "endpoint", self->endpoint, "reason", err.text,
+                   NULL);
+    }
+    if (next != INT64_MAX)
+        arm_timer(self, next);
+    return 0;
+}
+
+// A request id that no other call in flight has: the caller's where possible, because it stands in the logs.
+static void choose_id(sp_peer_t *self, sp_str_t wanted, char out[MAX_REQUEST_ID + 1])
+{
+    unsigned long long n = self->next_id++;
+    if (!wanted.ptr || wanted.len == 0 || wanted.len > MAX_REQUEST_ID) {
+        snprintf(out, MAX_REQUEST_ID + 1, "%s-%llx", self->id_prefix, n);
+        return;
+    }
+    snprintf(out, MAX_REQUEST_ID + 1, SP_STR_FMT, SP_STR_ARG(wanted));
+    if (!zhashx_lookup(self->calls, out))
+        return;
+    snprintf(out, MAX_REQUEST_ID + 1, "%s-%llx", self->id_prefix, n);
+}
+
+static void link_call(sp_peer_t *self, call_t *c)
+{
+    c->next = NULL;
+    c->link = self->end;
+    *self->end = c;
+    self->end = &c->next;
+}
+
+int sp_peer_call(sp_peer_t *self, const sp_schema_t *schema, const void *body,
+                 const sp_msg_envelope_t *envelope_or_null, int timeout_ms, sp_reply_fn *on_reply,
+                 void *arg, sp_error_t *err)
+{
+    if (self->closed || !self->sock)
+        return sp_error_set(err, SP_E_UNAVAILABLE, "%s is closed", self->endpoint);
+    if (zhashx_size(self->calls) >= MAX_CALLS)
+        return sp_error_set(err, SP_E_RATE_LIMITED, "%d requests to %s are in flight", MAX_CALLS,
+                            self->endpoint);
+    if (timeout_ms <= 0)
+        timeout_ms = DEFAULT_TIMEOUT_MS;
+    call_t *c = calloc(1, sizeof *c);
+    if (!c)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "call");
+    sp_msg_envelope_t envelope = self->stamp;
+    if (envelope_or_null) {
+        envelope.request_id = envelope_or_null->request_id;
+        envelope.traceparent = envelope_or_null->traceparent;
+        envelope.client_id = envelope_or_null->client_id;
+        envelope.sequence = envelope_or_null->sequence;
+        envelope.has_sequence = envelope_or_null->has_sequence;
+    }
+    choose_id(self, envelope.request_id, c->request_id);
+    envelope.request_id = sp_str(c->request_id);
+    envelope.deadline_ms = timeout_ms;
+    envelope.has_deadline_ms = true;
+    int rc = sp_frames_encode(&envelope, schema, body, &self->envelope_buf, &self->body_buf, err);
+    if (rc == 0)
+        rc = sp_frames_send(self->zmq, NULL, &self->envelope_buf, &self->body_buf, err);
+    if (rc != 0) {
+        free(c);
+        return rc;
+    }
+    c->schema = schema;
+    c->timeout_ms = timeout_ms;
+    c->sent_ms = sp_clock_mono_ms();
+    c->deadline_ms = c->sent_ms + timeout_ms;
+    c->on_reply = on_reply;
+    c->arg = arg;
+    link_call(self, c);
+    zhashx_insert(self->calls, c->request_id, c);
+    arm_timer(self, c->deadline_ms);
+    return 0;
+}
+
+int sp_peer_send(sp_peer_t *self, const sp_schema_t *schema, const void *body, sp_error_t *err)
+{
+    if (self->closed || !self->sock)
+        return sp_error_set(err, SP_E_UNAVAILABLE, "%s is closed", self->endpoint);
+    int rc =
+        sp_frames_encode(&self->stamp, schema, body, &self->envelope_buf, &self->body_buf, err);
+    if (rc == 0)
+        rc = sp_frames_send(self->zmq, NULL, &self->envelope_buf, &self->body_buf, err);
+    return rc;
+}
+
+// ---- receiving
+
+static call_t *find_call(sp_peer_t *self, sp_str_t request_id)
+{
+    char key[MAX_REQUEST_ID + 1];
+    if (!request_id.ptr || request_id.len > MAX_REQUEST_ID)
+        return NULL;
+    snprintf(key, sizeof key, SP_STR_FMT, SP_STR_ARG(request_id));
+    return zhashx_lookup(self->calls, key);
+}
+
+// Hands one message to whom it concerns. The frames are closed by the caller.
+static void deliver(sp_peer_t *self, sp_frames_t *frames, sp_arena_t *arena)
+{
+    sp_incoming_t in;
+    sp_error_t err = {0};
+    int rc = sp_incoming_decode(frames, arena, &in, &err);
+    call_t *c = find_call(self, in.envelope.request_id);
+    if (!c && in.envelope.request_id.ptr && in.envelope.request_id.len > 0) {
+        self->stats.late++;
+        return;
+    }
+    if (!c) {
+        if (rc != 0)
+            self->stats.malformed++;
+        else if (self->on_push)
+            self->on_push(self->arg, &in.envelope, in.schema, in.body);
+        return;
+    }
+    if (rc == 0)
+        rc = sp_incoming_check(&in, c->schema, &err);
+    else
+        self->stats.malformed++;
+    unlink_call(self, c);
+    // An error's body goes along: its details are for programs.
+    c->on_reply(c->arg, &err, &in.envelope, in.schema, in.body);
+    free(c);
+}
+
+static int on_readable(zloop_t *loop, zsock_t *sock, void *arg)
+{
+    (void)loop;
+    (void)sock;
+    sp_peer_t *self = arg;
+    for (int i = 0; i < SP_FRAMES_BATCH; i++) {
+        sp_frames_t frames;
+        if (!sp_frames_receive(self->zmq, 2, (size_t)SP_FRAMES_FRAME_MAX, &frames))
+            return 0;
+        self->heard_ms = sp_clock_mono_ms();
+        sp_arena_t *arena = sp_arena_new(frames.bytes * 32 + 1024 * 1024);
+        enter(self);
+        if (arena)
+            deliver(self, &frames, arena);
+        sp_arena_destroy(&arena);
+        sp_frames_close(&frames);
+        if (leave(self) || !self->sock)
+            return 0;
+    }
+    return 0;
+}
+
+// ---- life
+
+int sp_peer_open(sp_peer_t **ret_self, zloop_t *loop, const char *endpoint, sp_push_fn *on_push,
+                 void *arg, sp_error_t *err)
+{
+    sp_peer_t *self = calloc(1, sizeof *self);
+    if (!self)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "peer");
+    self->loop = loop;
+    self->on_push = on_push;
+    self->arg = arg;
+    self->timer = -1;
+    self->end = &self->oldest;
+    self->heard_ms = sp_clock_mono_ms();
+    snprintf(self->endpoint, sizeof self->endpoint, "%s", endpoint);
+    sp_random_id(self->id_prefix, sizeof self->id_prefix - 1);
+    self->calls = zhashx_new();
+    if (!self->calls) {
+        free_self(self);
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "peer");
+    }
+    int rc = make_socket(self, err);
+    if (rc != 0) {
+        free_self(self);
+        return rc;
+    }
+    *ret_self = self;
+    return 0;
+}
+
+void sp_peer_close(sp_peer_t **self_p)
+{
+    if (!self_p || !*self_p)
+        return;
+    sp_peer_t *self = *self_p;
+    *self_p = NULL;
+    if (self->closed)
+        return;
+    self->closed = true;
+    if (self->timer >= 0)
+        zloop_timer_end(self->loop, self->timer);
+    self->timer = -1;
+    drop_socket(self);
+    enter(self);
+    while (self->oldest) {
+        call_t *c = self->oldest;
+        unlink_call(self, c);
+        lose_call(self, c, "was closed before it answered");
+    }
+    leave(self);
+}
+
+void sp_peer_stamp(sp_peer_t *self, int64_t generation, int64_t epoch, int64_t ring_version)
+{
+    self->stamp = (sp_msg_envelope_t){.generation = generation,
+                                      .has_generation = true,
+                                      .epoch = epoch,
+                                      .has_epoch = true,
+                                      .ring_version = ring_version,
+                                      .has_ring_version = true};
+}
+
+int64_t sp_peer_heard_ms(const sp_peer_t *self)
+{
+    return self->heard_ms;
+}
+
+void sp_peer_stats(const sp_peer_t *self, sp_peer_stats_t *ret_stats)
+{
+    *ret_stats = self->stats;
+}
