@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -30,7 +31,7 @@ static int teardown(void **state)
     (void)state;
     sp_arena_destroy(&arena);
     while (inputs_n > 0) {
-        test_free(inputs[--inputs_n]);
+        free(inputs[--inputs_n]);
     }
     return 0;
 }
@@ -38,7 +39,7 @@ static int teardown(void **state)
 static int decode(const sp_schema_t *schema, const char *bytes, size_t len, void *body)
 {
     // A copy of exactly len bytes, so that ASan sees a read behind the end.
-    char *copy = inputs[inputs_n++] = test_malloc(len + (len == 0));
+    char *copy = inputs[inputs_n++] = malloc(len + (len == 0));
     memcpy(copy, bytes, len);
     return sp_wire_decode_msgpack(schema, copy, len, arena, body, &err);
 }
@@ -152,10 +153,10 @@ static void test_bounds(void **state)
     sp_buf_free(&out);
 
     // Over max_bytes, before anything is looked at.
-    char *large = test_malloc(SP_WIRE_MAX_BYTES + 1);
+    char *large = malloc(SP_WIRE_MAX_BYTES + 1);
     memset(large, 0, SP_WIRE_MAX_BYTES + 1);
     assert_int_equal(sp_wire_decode_msgpack(&sp_schema_task_ack, large, SP_WIRE_MAX_BYTES + 1, arena, &ack, &err), SP_E_TOO_LARGE);
-    test_free(large);
+    free(large);
 }
 
 // A megabyte of one-byte elements is a true count: the field's own limit and the arena's hold it.
@@ -163,7 +164,7 @@ static void test_memory_is_bounded(void **state)
 {
     (void)state;
     size_t n = 1000 * 1000;
-    char *bytes = test_malloc(n + 20);
+    char *bytes = malloc(n + 20);
     memset(bytes, '\x80', n + 20);
     memcpy(bytes, "\x82\x02\xa1k\x05\xdd\x00\x0f\x42\x40", 10);
     sp_msg_execute_t body;
@@ -174,10 +175,10 @@ static void test_memory_is_bounded(void **state)
     sp_arena_t *small = sp_arena_new(1024 * 1024);
     assert_int_equal(sp_wire_decode_msgpack(&sp_schema_execute, bytes, n + 11, small, &body, &err), SP_E_TOO_LARGE);
     sp_arena_destroy(&small);
-    test_free(bytes);
+    free(bytes);
 }
 
-static void test_free_values(void **state)
+static void free_values(void **state)
 {
     (void)state;
     sp_value_t v, back;
@@ -226,7 +227,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_refusals_name_the_field, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_free_values, setup, teardown),
+        cmocka_unit_test_setup_teardown(free_values, setup, teardown),
         cmocka_unit_test_setup_teardown(test_registry, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
