@@ -163,7 +163,7 @@ static int on_timer(zloop_t *loop, int timer, void *arg)
             next = c->deadline_ms < next ? c->deadline_ms : next;
             continue;
         }
-        silent = silent || self->heard_ms < c->sent_ms;
+        silent = silent || self->heard_ms <= c->sent_ms;
         unlink_call(self, c);
         c->next = expired;
         expired = c;

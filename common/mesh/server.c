@@ -231,21 +231,18 @@ static int decode_request(sp_server_t *self, pending_t *p, const sp_dispatch_t *
 {
     sp_request_t *r = &p->public;
     const size_t total = p->frames.bytes;
-    if (p->frames.n < 2)
-        return sp_error_set(err, SP_E_MALFORMED, "a message has two frames, envelope and body");
-    if (sp_frames_size(&p->frames, 1) > 0) {
-        int rc =
-            sp_frames_decode_envelope(sp_frames_data(&p->frames, 1), sp_frames_size(&p->frames, 1),
-                                      r->arena, &r->envelope, err);
-        if (rc != 0) {
-            memset(&r->envelope, 0, sizeof r->envelope);
-            return rc;
-        }
-    }
+    int rc = 0;
+    if (p->frames.n > 1)
+        rc = sp_frames_decode_envelope(sp_frames_data(&p->frames, 1), sp_frames_size(&p->frames, 1),
+                                       r->arena, &r->envelope, err);
+    if (rc != 0)
+        memset(&r->envelope, 0, sizeof r->envelope);
     if (p->frames.n != 3)
         return sp_error_set(err, SP_E_MALFORMED,
                             "a message has two frames, envelope and body; %d came",
                             p->frames.n - 1);
+    if (rc != 0)
+        return rc;
     const sp_dispatch_t *row = find_handler(self, r->envelope.message);
     r->schema = row ? row->schema : r->envelope.message == SP_MSG_PING ? &sp_schema_ping : NULL;
     if (!r->schema)
