@@ -22,7 +22,8 @@ SCALARS = {"bool", "int", "float", "string", "bytes", "value"}
 METHODS = {"GET", "POST", "PUT", "DELETE", "PATCH"}
 FIELD_KEYS = {"id", "name", "type", "doc", "required", "since", "min", "max", "max_items", "default", "json", "secret", "in",
               "one_of"}
-MESSAGE_KEYS = {"name", "id", "doc", "fields", "reply", "errors", "service", "rest", "permission", "max_bytes"}
+MESSAGE_KEYS = {"name", "id", "doc", "fields", "reply", "other_reply", "errors", "service", "rest",
+                "permission", "max_bytes"}
 NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 C_WORDS = set("""auto break case char const continue default do double else enum extern float for goto if inline int long
 register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while bool true false
@@ -171,8 +172,9 @@ def validate(model):
             if message["id"] in ids or not 1 <= message["id"] <= 65535:
                 faults.append(f"{where}: id {message['id']} is taken by {ids.get(message['id'])} or outside 1..65535")
             ids[message["id"]] = where
-        if "reply" in message and "id" not in model.messages.get(message["reply"], {}):
-            faults.append(f"{where}: reply {message['reply']} is no message with an id")
+        for key in ("reply", "other_reply"):
+            if key in message and "id" not in model.messages.get(message[key], {}):
+                faults.append(f"{where}: {key} {message[key]} is no message with an id")
         for error in message.get("errors", []):
             if error not in names:
                 faults.append(f"{where}: error {error} is not in errors.json")
@@ -229,8 +231,7 @@ def needed(model, family):
     """(parts, families) that a family's messages refer to."""
     parts, families = set(), set()
     for message in model.families[family]["messages"]:
-        if "reply" in message:
-            parts.add(message["reply"])
+        parts |= {message[key] for key in ("reply", "other_reply") if key in message}
         for field in message["fields"]:
             _, base, name = split_type(field["type"])
             if base == "part":
@@ -298,7 +299,8 @@ def family_source(model, family):
                ".max_bytes": message.get("max_bytes", MESSAGE_MAX), ".fields": f"fields_{name}" if fields else None,
                ".n": len(fields) or None, ".service": message.get("service"), ".method": rest.get("method"),
                ".path": rest.get("path"), ".status": rest.get("status"), ".permission": message.get("permission"),
-               ".reply": f"&sp_schema_{message['reply']}" if "reply" in message else None}
+               ".reply": f"&sp_schema_{message['reply']}" if "reply" in message else None,
+               ".other_reply": f"&sp_schema_{message['other_reply']}" if "other_reply" in message else None}
         for key in (".service", ".method", ".path", ".permission"):
             row[key] = c_string(row[key]) if row[key] else None
         out.append(f"const sp_schema_t sp_schema_{name} = {{" + ", ".join(f"{k} = {v}" for k, v in row.items() if v is not None) + "};")

@@ -57,7 +57,8 @@ struct sp_schema {
     const char *path;        // REST path with {field}
     int status;              // REST status on success
     const char *permission;  // or NULL
-    const sp_schema_t *reply; // or NULL
+    const sp_schema_t *reply;       // or NULL
+    const sp_schema_t *other_reply; // a second kind of success, REST status 200 (a dry run's plan), or NULL
 };
 
 // All schemas with an id, ascending by id (generated).
