@@ -24,6 +24,9 @@ typedef struct sp_owner_table {
     sp_str_t key_column; // exact
 } sp_owner_table_t;
 
+// shardplane.requests: callers add it to the tables that they guard, publish and copy.
+extern const sp_owner_table_t sp_owner_requests_table;
+
 // Creates or upgrades schema shardplane (tables, assert_owner, grants for the apply role and PUBLIC where needed) in one transaction.
 // already_exists when control names another shard or cluster.
 int sp_owner_install(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t epoch, sp_error_t *err);
@@ -43,7 +46,7 @@ typedef struct sp_guard {
     const sp_arcs_t *arcs;     // OWNS: what is owned; ARMED: owned already plus coming
     const char *nonce;         // ARMED
     int64_t ring_version;      // told in refusals
-    const char *reason;        // CLOSED: "not_owner" or "in_transition"
+    const char *reason;        // of refusals outside the arcs: "not_owner" (also NULL) or "in_transition" (a seal)
     bool job_running;          // TRUNCATE is refused
     bool row_trigger;          // CLOSED: whether the row trigger is (kept) there; false: dropped, for a target under COPY
 } sp_guard_t;
@@ -78,6 +81,7 @@ typedef struct sp_refusal {
     bool in_transition;   // else not_owner
     int64_t hash;         // of the row's key; has_hash false for a statement guard
     bool has_hash;        // hash is there
+    bool null_key;        // the row's key was NULL: it belongs nowhere
     int64_t ring_version; // the shard's
 } sp_refusal_t;
 bool sp_refusal_parse(const char *detail, sp_refusal_t *ret_refusal);

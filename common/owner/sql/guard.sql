@@ -1,0 +1,31 @@
+-- Reads about guards. $1 schema, $2 table of the guarded table.
+-- name: guard_table
+-- $3 key column. One row when table and column exist: whether each trigger stands as it should ($4..$6 names of the functions), is ALWAYS.
+SELECT c.relkind,
+       EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped),
+       (SELECT count(*) FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+         WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_row' AND g.tgenabled = 'A' AND g.tgtype = 31 AND p.proname = $4
+           AND p.pronamespace = 'shardplane'::regnamespace),
+       (SELECT count(*) FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+         WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_stmt' AND g.tgenabled = 'A' AND g.tgtype = 30 AND p.proname = $5
+           AND p.pronamespace = 'shardplane'::regnamespace),
+       (SELECT count(*) FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+         WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_trunc' AND g.tgenabled = 'A' AND g.tgtype = 34 AND p.proname = $6
+           AND p.pronamespace = 'shardplane'::regnamespace),
+       (SELECT count(*) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_row')
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
+
+-- name: guard_state
+-- Every row trigger that fires behind ours is in it too: it could change a key that was checked already.
+SELECT g.tgname, g.tgenabled, g.tgtype, p.proname, n.nspname, l.lanname, p.prosecdef, p.proconfig IS NULL AND g.tgqual IS NULL
+       AND g.tgattr::text = '' AND g.tgnargs = 0, p.prosrc
+  FROM pg_catalog.pg_trigger g
+       JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
+       JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+       JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+ WHERE cn.nspname = $1 AND c.relname = $2 AND NOT g.tgisinternal
+   AND (g.tgname IN ('~shardplane_row', '~shardplane_stmt', '~shardplane_trunc')
+        OR (g.tgname > '~shardplane_row' COLLATE "C" AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0 AND g.tgenabled <> 'D'))
+ ORDER BY g.tgname COLLATE "C"
