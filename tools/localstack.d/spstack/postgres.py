@@ -226,14 +226,14 @@ class Cluster:
     def uri(self, role, database=DATABASE):
         return f"postgresql://{role}:{self.passwords[role]}@127.0.0.1:{self.port}/{database}"
 
-    def make_roles(self):
-        """Runs tools/sql/roles.sql as the bootstrap superuser."""
+    def make_roles(self, database=DATABASE):
+        """Runs tools/sql/roles.sql as the bootstrap superuser: makes the roles, the database and its grants."""
         env = {"PGPASSWORD": self.passwords["postgres"]}
         for role, variable in (("shop_owner", "OWNER"), ("shop_app", "APP"), ("shardplane_ddl", "DDL"),
                                ("shardplane_apply", "APPLY"), ("replicator", "REPLICATOR")):
             env[f"SP_{variable}_PASSWORD"] = self.passwords[role]
         done = subprocess.run(
-            [os.path.join(bin_dir(), "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"database={DATABASE}",
+            [os.path.join(bin_dir(), "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"database={database}",
              "-v", "owner=shop_owner", "-v", "app=shop_app", "-f", ROLES_SQL, "-h", "127.0.0.1", "-p", str(self.port),
              "-U", "postgres", "postgres"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

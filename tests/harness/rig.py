@@ -1,0 +1,308 @@
+"""A stack for many system tests: each test is a cell, a keyspace with databases of its own on the stack's three clusters."""
+import contextlib
+import os
+import re
+import signal
+import time
+
+import psycopg2
+
+from harness import residue
+from harness.api import Api, ApiError
+from harness.shopstack import register_tables
+from harness.writers import Writers
+from ledger import checker, shop
+from spstack.ports import free_base
+from spstack.stack import DEFAULT_BIN, REPO, Stack, in_parallel
+
+BIN = os.environ.get("SP_BIN", DEFAULT_BIN)
+FOLDER = os.environ.get("SP_SYSTEM_DIR", os.path.join(REPO, "build", "system"))
+# Connections of routers and health services to the databases of old cells add up.
+CELLS_PER_STACK = int(os.environ.get("SP_CELLS_PER_STACK", "10"))
+SANITIZER = re.compile(r"(ERROR: (Address|Leak|Thread)Sanitizer|WARNING: ThreadSanitizer|runtime error: )")
+# Slow builds (sanitizers, a loaded machine) get longer deadlines.
+SLOW = float(os.environ.get("SP_SLOW", "1"))
+
+
+class Rig:
+    """One stack at a time; rebuilt after a test that failed, or when it is worn."""
+
+    def __init__(self):
+        self.stack = None
+        self.cells = 0
+        self.number = 0
+        self.read = {}  # log -> bytes that were looked at for sanitizer reports
+        self.env = {}
+
+    # -- the stack ----------------------------------------------------------------------------------------------------
+
+    def ensure(self):
+        """A stack that is up, with every service running and no failpoint set."""
+        if self.stack is not None and self.cells >= CELLS_PER_STACK:
+            self.drop()
+        if self.stack is None:
+            self.stack = Stack(FOLDER)
+            self.stack.up(shards=3, managers=2, routers=2, gateways=2, resharders=2, port_base=free_base(), fsync=False,
+                          binaries=BIN, fresh=True)
+            self.cells, self.read, self.env = 0, {}, {}
+        return self
+
+    def drop(self):
+        if self.stack is not None:
+            self.stack.down(purge=True)
+            self.stack = None
+
+    def keep_logs(self, name):
+        """Logs of a failed test go to build/system-failed/<test>."""
+        target = os.path.join(REPO, "build", "system-failed", re.sub(r"\W+", "_", name))
+        os.makedirs(target, exist_ok=True)
+        for log in os.listdir(self.stack.paths.join("log")):
+            with open(self.stack.paths.join("log", log), "rb") as f, open(os.path.join(target, log), "wb") as out:
+                out.write(f.read())
+        return target
+
+    @property
+    def api(self):
+        return Api(self.stack.service("gateway-1").address("http", "http://"), timeout=20 * SLOW)
+
+    @property
+    def api2(self):
+        return Api(self.stack.service("gateway-2").address("http", "http://"), timeout=20 * SLOW)
+
+    @property
+    def router_endpoints(self):
+        return [s.address("listen") for s in self.stack.of_kind("router")]
+
+    def leader(self, seconds=30):
+        """Id of the leading manager."""
+        def ask():
+            with contextlib.suppress(ApiError):
+                return self.api2.get("/api/v1/services").get("leader")
+            return None
+
+        return self.stack.wait_for("a leading manager", ask, seconds * SLOW)
+
+    def set_failpoints(self, kind, points, only=None):
+        """Restarts all services of a kind with SHARDPLANE_FAILPOINTS; `only` names the one that gets them."""
+        for s in self.stack.of_kind(kind):
+            self.stack.stop(s.id)
+        for s in self.stack.of_kind(kind):
+            mine = points if only in (None, s.id) else ""
+            self.stack.start(s.id, {"SHARDPLANE_FAILPOINTS": mine}, seconds=30 * SLOW)
+            self.env[s.id] = mine
+
+    def lead(self, manager):
+        """Makes one manager the leader by stopping the others until it leads; they come back as standbys."""
+        others = [s.id for s in self.stack.of_kind("manager") if s.id != manager]
+        for name in others:
+            self.stack.stop(name)
+        self.stack.wait_for(f"{manager} to lead", lambda: self.leader() == manager, 30 * SLOW)
+        for name in others:
+            self.stack.start(name, seconds=30 * SLOW)
+
+    def wait_dead(self, service, seconds=60):
+        self.stack.wait_for(f"{service} to die", lambda: self.stack.service(service).pidfile.pid() is None, seconds * SLOW)
+
+    def wait_stopped(self, service, seconds=60):
+        """Until a service has stopped itself (failpoint action `stop`)."""
+        def stopped():
+            pid = self.stack.service(service).pidfile.pid()
+            if pid is None:
+                return False
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+                return f.read().rsplit(")", 1)[1].split()[0] == "T"
+
+        self.stack.wait_for(f"{service} to stop itself", stopped, seconds * SLOW)
+
+    def restore(self):
+        """After a test: everything runs again, without failpoints."""
+        for s in self.stack.services.values():
+            s.pidfile.send(signal.SIGCONT)
+        if self.stack.etcd.pidfile.pid() is None:
+            self.stack.etcd.start()
+        for c in self.stack.clusters.values():
+            if c.pidfile.pid() is None:
+                c.start()
+        for s in self.stack.services.values():
+            if self.env.get(s.id):
+                self.stack.stop(s.id)
+                self.env[s.id] = ""
+            if s.pidfile.pid() is None:
+                self.stack.start(s.id, wait=False)
+        self.stack.wait_ready(30 * SLOW)
+
+    def sanitizer_reports(self):
+        """New reports of ASan, UBSan or TSan in the services' logs."""
+        found = []
+        for s in self.stack.services.values():
+            with contextlib.suppress(FileNotFoundError):
+                with open(s.log, "rb") as f:
+                    f.seek(self.read.get(s.log, 0))
+                    text = f.read()
+                self.read[s.log] = self.read.get(s.log, 0) + len(text)
+                for m in SANITIZER.finditer(text.decode("utf-8", "replace")):
+                    found.append(f"{s.id}: {text[m.start():m.start() + 400].decode('utf-8', 'replace')}")
+        return found
+
+    # -- cells --------------------------------------------------------------------------------------------------------
+
+    def databases(self, name):
+        """Makes database `name` on each cluster; returns {letter: shard status with its DSNs}."""
+        clusters = [c for c in self.stack.clusters.values() if c.upstream is None]
+        in_parallel([lambda c=c: c.make_roles(name) for c in clusters])
+        out = {}
+        for letter, c in zip("abcdefgh", clusters):
+            out[letter] = {
+                "name": f"{name}-{letter}", "port": c.port, "database": name, "replicas": [], "cluster": c.name,
+                "primary_endpoint": c.uri("shop_app", name), "admin_endpoint": c.uri("shardplane_ddl", name),
+                "apply_endpoint": c.uri("shardplane_apply", name), "owner_endpoint": c.uri("shop_owner", name),
+                "superuser_endpoint": c.uri("postgres", name)}
+        self.cells += 1
+        return out
+
+    def new_name(self, prefix="cell"):
+        self.number += 1
+        return f"{prefix}{self.number}"
+
+    def cell(self, **sizes):
+        """A keyspace with the ledger's shop in shard a, ready to be split."""
+        return Cell(self, self.new_name(), **sizes)
+
+
+class Cell:
+    """One keyspace, its databases, its writers."""
+
+    def __init__(self, rig, name, customers=400, orders=1200, items=2400, register=("a",)):
+        self.rig, self.name = rig, name
+        self.shards = rig.databases(name)
+        self.sizes = {"customers": customers, "orders": orders}
+        shop.load(self.shards["a"]["owner_endpoint"], customers, orders, items)
+        rig.api.post("/api/v1/keyspaces", {"name": name})
+        for letter in register:
+            if letter == "a":
+                self.register("a")
+                register_tables(rig.api, keyspace=name)
+            else:
+                self.register(letter)
+        self.base = checker.baseline(self.dsn("a"))
+        self.writers = None
+        self.job_id = None
+        self.objects = {}
+
+    def dsn(self, letter, role="superuser"):
+        return self.shards[letter][f"{role}_endpoint"]
+
+    def body(self, letter):
+        s = self.shards[letter]
+        return {"name": s["name"], "keyspace": self.name, "primary_endpoint": s["primary_endpoint"],
+                "admin_endpoint": s["admin_endpoint"], "apply_endpoint": s["apply_endpoint"]}
+
+    def register(self, letter):
+        return self.rig.api.post("/api/v1/shards", self.body(letter), timeout=60)
+
+    def sql(self, letter, text, *args, role="superuser"):
+        connection = psycopg2.connect(self.dsn(letter, role))
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(text, args or None)
+                return cursor.fetchall() if cursor.description else cursor.rowcount
+        finally:
+            connection.close()
+
+    def write(self, routers=2, direct=1, rate=40, **spec):
+        """Starts ledger writers, and waits until each way has had some writes acknowledged."""
+        self.writers = Writers(os.path.join(self.rig.stack.paths.root, "ledger", self.name), self.sizes, routers + direct,
+                               rate=rate, seed=self.rig.number, timeout_ms=15000, long_seconds=0.2, hot=60,
+                               mix={"long": 1, "prepared": 2}, **spec)
+        endpoints = self.rig.router_endpoints
+        if routers:
+            self.writers.start([{"via": "router", "endpoints": endpoints, "keyspace": self.name}] * routers)
+        if direct:
+            self.writers.direct(self.shards["a"]["primary_endpoint"], direct)
+        self.wait_acked(20, "router" if routers else "direct")
+        return self
+
+    def wait_acked(self, more=20, via="router", seconds=30):
+        """Until so many further writes were acknowledged: clients are served."""
+        goal = self.writers.acked(via) + more
+        self.rig.stack.wait_for(f"{more} more writes through {via} ({self.writers.stats()})",
+                                lambda: self.writers.acked(via) >= goal, seconds * SLOW)
+
+    def remember(self):
+        """Notes what each database holds now, for no_residue()."""
+        self.objects = {letter: residue.objects(self.dsn(letter)) for letter in self.shards}
+
+    def split(self, targets=("b", "c"), api=None, **kwargs):
+        bodies = [self.body(t) for t in targets]
+        self.job_id = (api or self.rig.api).split(self.shards["a"]["name"], bodies, **kwargs)["id"]
+        return self.job_id
+
+    def wait(self, states, seconds=60, **kwargs):
+        return self.rig.api2.wait_job(self.job_id, states, seconds * SLOW, **kwargs)
+
+    def finalize(self, drop=True):
+        self.rig.api2.retrying("POST", f"/api/v1/reshard/jobs/{self.job_id}/finalize", {"drop_source_rows": drop})
+        return self.wait("finalized")
+
+    def stop_writers(self):
+        logs = self.writers.stop()
+        self.writers = None
+        return logs
+
+    def registered(self):
+        ids = {s["id"] for s in self.rig.api2.retrying("GET", f"/api/v1/shards?keyspace={self.name}")["shards"]}
+        return {s["name"]: s["superuser_endpoint"] for s in self.shards.values() if s["name"] in ids}
+
+    def check(self, logs, leftovers=()):
+        """Fails with the checker's words unless the ledger is clean; returns its report."""
+        ring = checker.Ring.fetch(self.rig.api2.base, self.name)
+        left = [self.shards[letter]["name"] for letter in leftovers]
+        report = checker.check(checker.Ledger(self.base, logs), ring, self.registered(), leftovers=left)
+        assert report.clean, str(report)
+        return report
+
+    def no_residue(self, letters="abc", unchanged=True, seconds=20):
+        """Nothing of the job is left: the databases hold what remember() saw, and no session or progress row of a job."""
+        def left():
+            found = []
+            for letter in letters:
+                found += [f"{letter}: {x}" for x in sorted(residue.live(self.dsn(letter)))]
+                if unchanged:
+                    found += [f"{letter}: {x}" for x in residue.difference(self.objects[letter],
+                                                                           residue.objects(self.dsn(letter)))]
+                else:
+                    found += [f"{letter}: {x}" for x in sorted(residue.objects(self.dsn(letter))) if "shp_" in x]
+            return found
+
+        deadline = time.monotonic() + seconds * SLOW
+        found = left()
+        while found and time.monotonic() < deadline:
+            time.sleep(0.2)
+            found = left()
+        assert not found, "\n".join(found)
+
+    def finish(self):
+        """After the flip: clients go on, the job is finalized, every row is where it belongs, nothing is left behind."""
+        self.wait_acked(20, "router")
+        logs = self.stop_writers()
+        self.check(logs, leftovers="a")
+        self.finalize()
+        report = self.check(logs)
+        self.no_residue(unchanged=False)
+        got = self.rig.api2.check(self.name)
+        assert got["ok"], got["findings"]
+        stale = self.stale(logs)
+        assert stale["accepted"] == 0, stale
+        return report, logs
+
+    def stale(self, logs):
+        job = self.rig.api2.job(self.job_id)
+        flipped = (job.get("cutover") or {}).get("flipped_ms", 0) / 1000
+        ring = checker.Ring.fetch(self.rig.api2.base, self.name)
+        return checker.stale_writes(logs, ring, self.shards["a"]["name"], self.dsn("a"), flipped)
+
+    def close(self):
+        if self.writers is not None:
+            self.writers.kill()
+            self.writers = None

@@ -1,0 +1,113 @@
+"""Preflight refuses what cannot be moved safely, and lists everything at once."""
+import psycopg2
+import pytest
+
+from harness.api import ApiError
+
+
+def findings(plan):
+    return {f["check"] for f in plan["findings"] if f["severity"] == "error"}
+
+
+# What is broken after registration, and the check that must say so.
+BREAKS = {
+    "no_primary_key": "ALTER TABLE order_items DROP CONSTRAINT order_items_pkey",
+    "key_null": "ALTER TABLE orders ALTER COLUMN customer_id DROP NOT NULL",
+    "unlogged": "CREATE UNLOGGED TABLE scratch (id bigint PRIMARY KEY); ALTER TABLE order_items SET UNLOGGED",
+    "row_security": "ALTER TABLE customers ENABLE ROW LEVEL SECURITY",
+    "rule": "CREATE RULE hush AS ON UPDATE TO customers WHERE NEW.seq < -5 DO INSTEAD NOTHING; "
+            "ALTER TABLE customers ENABLE ALWAYS RULE hush",
+    "trigger_always": "CREATE TRIGGER again BEFORE UPDATE ON orders FOR EACH ROW "
+                      "EXECUTE FUNCTION suppress_redundant_updates_trigger(); ALTER TABLE orders ENABLE ALWAYS TRIGGER again",
+    "oid_type": "ALTER TABLE customers ADD COLUMN what regclass",
+    "large_objects": "SELECT lo_create(0)",
+    "unlisted_table": "CREATE TABLE forgotten (id bigint PRIMARY KEY)",
+    "foreign_key": "CREATE TABLE elsewhere (id bigint PRIMARY KEY REFERENCES customers)",
+}
+
+
+def test_everything_wrong_is_listed_at_once(cell):
+    for statement in BREAKS.values():
+        cell.sql("a", statement)
+    # Another consumer of the WAL, and a target that is not empty.
+    cell.sql("a", "SELECT pg_create_logical_replication_slot('somebody_elses', 'pgoutput')")
+    cell.sql("b", "CREATE TABLE orders (id bigint)", role="owner")
+    cell.remember()
+    try:
+        plan = cell.rig.api.split(f"{cell.name}-a", [cell.body("b"), cell.body("c")], dry_run=True)
+        wanted = set(BREAKS) | {"other_consumer", "target_not_empty"}
+        assert not plan["ok"]
+        assert wanted <= findings(plan), f"not listed: {sorted(wanted - findings(plan))}"
+        for f in plan["findings"]:
+            assert f["message"] and f["hint"], f
+        # The job itself is refused for the same reasons, and leaves nothing behind.
+        cell.split()
+        job = cell.wait("failed")
+        assert job["error"]["code"] == "preflight_failed"
+        assert wanted <= {f["check"] for f in job["findings"]}
+        cell.no_residue("bc", unchanged=False)
+    except ApiError as e:
+        # Refusing at once, with the same list, is as good.
+        assert e.code == "preflight_failed", e
+        assert wanted <= {f["check"] for f in e.details["findings"]}
+    finally:
+        cell.sql("a", "SELECT pg_drop_replication_slot('somebody_elses')")
+
+
+def test_prepared_and_long_transactions_are_named(cell):
+    """Only a warning while they are young: the slot waits for them, bounded."""
+    connection = psycopg2.connect(cell.dsn("a", "primary"))
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE customers SET seq = seq WHERE id = 1")
+        cursor.execute("PREPARE TRANSACTION 'stuck-one'")
+    connection.close()
+    try:
+        plan = cell.rig.api.split(f"{cell.name}-a", [cell.body("b"), cell.body("c")], dry_run=True)
+        assert any(f["check"] == "prepared_transaction" and "stuck-one" in f["message"] for f in plan["findings"]), plan
+    finally:
+        cell.sql("a", "ROLLBACK PREPARED 'stuck-one'")
+
+
+@pytest.mark.parametrize("column, code", [
+    ("numeric", "preflight_failed"), ("double precision", "preflight_failed"), ("character(8)", "preflight_failed"),
+    ("timestamptz", "preflight_failed"), ("jsonb", "preflight_failed")])
+def test_a_key_type_whose_equal_values_print_differently_is_refused(rig, column, code):
+    name = rig.new_name("badkey")
+    shards = rig.databases(name)
+    a = shards["a"]
+    connection = psycopg2.connect(a["owner_endpoint"])
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t (k {column} PRIMARY KEY)")
+    connection.close()
+    rig.api.post("/api/v1/keyspaces", {"name": name})
+    rig.api.post("/api/v1/shards", {"name": a["name"], "keyspace": name, "primary_endpoint": a["primary_endpoint"],
+                                    "admin_endpoint": a["admin_endpoint"], "apply_endpoint": a["apply_endpoint"]}, timeout=60)
+    with pytest.raises(ApiError) as refused:
+        rig.api.post(f"/api/v1/keyspaces/{name}/tables", {"table": "t", "key_column": "k"})
+    assert refused.value.code in (code, "invalid_argument"), refused.value
+
+
+def test_the_same_database_under_another_name_is_refused(cell):
+    body = {**cell.body("a"), "name": f"{cell.name}-again"}
+    with pytest.raises(ApiError) as refused:
+        cell.rig.api.post("/api/v1/shards", body)
+    assert refused.value.code == "already_exists" and refused.value.status == 409
+    with pytest.raises(ApiError) as refused:
+        cell.rig.api.split(f"{cell.name}-a", [body, cell.body("c")])
+    assert refused.value.status in (409, 422)
+
+
+@pytest.mark.parametrize("dsn", [
+    "postgresql://shop_app:s3%zzcr3t@127.0.0.1:1/shop", "host=127.0.0.1 port=1 password=s3%zzcr3t bogus=1",
+    "postgresql://shop_app:s3cr3t@127.0.0.1:1/shop", "postgresql://shop_app:s3cr3t@127.0.0.1/shop?service=x", "s3cr3t",
+    "postgresql://shop_app:s3cr3t@127.0.0.1:99999/shop", "postgresql://shop_app:s3cr3t@127.0.0.1:{etcd}/shop"])
+def test_a_bad_dsn_is_refused_without_its_password(rig, dsn):
+    dsn = dsn.replace("{etcd}", str(rig.stack.etcd.client_port))
+    with pytest.raises(ApiError) as refused:
+        rig.api.post("/api/v1/shards", {"name": "never", "primary_endpoint": dsn}, timeout=60)
+    assert 400 <= refused.value.status < 504, refused.value
+    for secret in ("s3%zzcr3t", "s3cr3t", "zzcr3t"):
+        assert secret not in str(refused.value) + str(refused.value.body)
+        for s in rig.stack.services.values():
+            with open(s.log, encoding="utf-8", errors="replace") as f:
+                assert secret not in f.read(), f"{s.id} logs a password"
