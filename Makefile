@@ -54,7 +54,7 @@ COMMON_C := $(filter-out common/client/%,$(wildcard common/*/*.c))
 COMMON_O := $(COMMON_C:%.c=$(OUT)/%.o) $(GEN_C:$(GEN)/%.c=$(OUT)/gen/%.o)
 LIBCOMMON := $(OUT)/libcommon.a
 
-.PHONY: help build test unit demo bench up down status lint floors fuzz docs install clean deps gen $(SERVICES:%=run-%) \
+.PHONY: help build test unit ledger system demo bench up down status lint floors fuzz docs install clean deps gen $(SERVICES:%=run-%) \
         docker-build docker-up docker-logs docker-down
 
 help: ## list the targets
@@ -125,6 +125,16 @@ down: ## stop what `make up` started; data stay in build/stack
 	@tools/localstack down $(DOWN)
 status: ## what runs where (JSON=1 for programs)
 	@tools/localstack status $(if $(JSON),--json) || true
+
+# ---- tests that need PostgreSQL, and the demo
+ledger: deps ## the ledger's checker, with each defect planted
+	@$(PYTHON) -m pytest -q tests/ledger $(PYTEST)
+system: build ## the real stack, driven as an outsider would (PYTEST="-k name -x")
+	@SP_BIN=$(abspath $(BIN)) $(if $(SAN),SP_SLOW=4) $(PYTHON) -m pytest -q tests/system $(PYTEST)
+test: build floors unit ledger system ## everything that CI runs
+
+demo: build ## split a live shard and prove that nothing was lost (KEEP=1: leave the stack up)
+	@$(PYTHON) tools/demo.py --bin $(BIN) $(if $(KEEP),--keep) $(DEMO)
 
 floors: ## check the may-include table of docs/architecture.md
 	@$(PYTHON) tools/floors.py --self-test
