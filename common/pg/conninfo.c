@@ -38,7 +38,8 @@ int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *appli
     sp_buf_t options = SP_BUF_INIT;
     for (size_t i = 0; pinned[i] != NULL; i++)
         add_option(&options, "", pinned[i]);
-    add_option(&options, "search_path=", search_path != NULL ? search_path : "pg_catalog");
+    if (search_path == NULL || search_path[0] != 0)
+        add_option(&options, "search_path=", search_path != NULL ? search_path : "pg_catalog");
     for (size_t i = 0; more != NULL && more[i] != NULL; i++)
         add_option(&options, "", more[i]);
     if (options.failed) {

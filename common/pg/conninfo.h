@@ -17,7 +17,7 @@ typedef struct sp_conninfo {
     char *options;                         // owned: "-c name=value ..."
 } sp_conninfo_t;
 
-// dsn, application_name are borrowed as long as self is used. search_path NULL: pg_catalog. more: further "name=value" settings,
+// dsn, application_name are borrowed as long as self is used. search_path NULL: pg_catalog, "": the role's own. more: further "name=value" settings,
 // NULL-terminated, or NULL. SP_E_OUT_OF_MEMORY. After success free with sp_conninfo_free().
 int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *application_name, const char *search_path, bool replication,
                      const char *const *more, sp_error_t *err);
