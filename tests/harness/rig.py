@@ -3,6 +3,7 @@ import contextlib
 import os
 import re
 import signal
+import threading
 import time
 
 import psycopg2
@@ -24,6 +25,57 @@ SANITIZER = re.compile(r"(ERROR: (Address|Leak|Thread)Sanitizer|WARNING: ThreadS
 SLOW = float(os.environ.get("SP_SLOW", "1"))
 
 
+# A short lease, so that a takeover fits into a test; small ranges, so that a small table is copied in several tasks.
+OVERRIDES = {"manager.lease_ttl_s": 3, "manager.copy_pages_per_range": 16}
+# Points that a split and its finalize do not pass; tests that mean them name them.
+ELSEWHERE = {"command_before", "command_after", "shard_deleting", "table_guarded", "table_unregistered"}
+
+
+def failpoints(service):
+    """Names of the failpoints that stand in a service's sources, and so all durable steps of it."""
+    found = set()
+    folder = os.path.join(REPO, "services", service)
+    for name in os.listdir(folder):
+        if name.endswith(".c"):
+            with open(os.path.join(folder, name), encoding="utf-8") as f:
+                found.update(re.findall(r'sp_failpoint\("(\w+)"', f.read()))
+    return sorted(found - ELSEWHERE)
+
+
+class Reviver(threading.Thread):
+    """Waits for a service to die, then starts it again without failpoints, as its supervisor would."""
+
+    def __init__(self, rig, victim, also=()):
+        super().__init__(daemon=True)
+        self.rig, self.victim, self.also = rig, victim, also
+        self.died = None  # Unix time
+        self.error = None
+        self.done = threading.Event()
+
+    def run(self):
+        service = self.rig.stack.service(self.victim)
+        while not self.done.wait(0.02):
+            if service.pidfile.pid() is None:
+                self.died = time.time()
+                try:
+                    for name in (*self.also, self.victim):
+                        self.rig.stack.start(name, {"SHARDPLANE_FAILPOINTS": ""}, wait=False)
+                        self.rig.env[name] = ""
+                except Exception as e:  # pylint: disable=broad-except
+                    self.error = e
+                return
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.join()
+        if self.error:
+            raise self.error
+
+
 class Rig:
     """One stack at a time; rebuilt after a test that failed, or when it is worn."""
 
@@ -43,7 +95,7 @@ class Rig:
         if self.stack is None:
             self.stack = Stack(FOLDER)
             self.stack.up(shards=3, managers=2, routers=2, gateways=2, resharders=2, port_base=free_base(), fsync=False,
-                          binaries=BIN, fresh=True)
+                          binaries=BIN, fresh=True, overrides=OVERRIDES)
             self.cells, self.read, self.env = 0, {}, {}
         return self
 
@@ -91,14 +143,24 @@ class Rig:
             self.stack.start(s.id, {"SHARDPLANE_FAILPOINTS": mine}, seconds=30 * SLOW)
             self.env[s.id] = mine
 
-    def lead(self, manager):
-        """Makes one manager the leader by stopping the others until it leads; they come back as standbys."""
-        others = [s.id for s in self.stack.of_kind("manager") if s.id != manager]
-        for name in others:
-            self.stack.stop(name)
+    def lead_with(self, points, manager="manager-1"):
+        """Restarts the managers so that `manager` leads with these failpoints, and the others stand by without."""
+        for s in self.stack.of_kind("manager"):
+            self.stack.stop(s.id)
+        self.env[manager] = points
+        self.stack.start(manager, {"SHARDPLANE_FAILPOINTS": points}, wait=False)
         self.stack.wait_for(f"{manager} to lead", lambda: self.leader() == manager, 30 * SLOW)
-        for name in others:
-            self.stack.start(name, seconds=30 * SLOW)
+        for s in self.stack.of_kind("manager"):
+            if s.id != manager:
+                self.stack.start(s.id, wait=False)
+
+    def work_with(self, points, worker="resharder-1"):
+        """Only one resharder runs, with these failpoints; the others are down until somebody starts them."""
+        for s in self.stack.of_kind("resharder"):
+            self.stack.stop(s.id)
+        self.env[worker] = points
+        self.stack.start(worker, {"SHARDPLANE_FAILPOINTS": points})
+        return [s.id for s in self.stack.of_kind("resharder") if s.id != worker]
 
     def wait_dead(self, service, seconds=60):
         self.stack.wait_for(f"{service} to die", lambda: self.stack.service(service).pidfile.pid() is None, seconds * SLOW)
