@@ -55,6 +55,8 @@ int sp_store_open_etcd(sp_store_t **ret_self, const sp_store_options_t *options,
 // The fake: handles opened with the same name in one process share their data.
 int sp_store_open_memory(sp_store_t **ret_self, const char *name, sp_error_t *err);
 void sp_store_close(sp_store_t **self_p);
+// A descriptor that, once readable, ends the call that waits with SP_E_CANCELLED; borrowed; -1 for none.
+void sp_store_cancel_by(sp_store_t *self, int fd);
 
 // Linearizable reads. A missing key is 0 with *ret_found false. Errors: catalog_unavailable.
 int sp_store_get(sp_store_t *self, sp_str_t key, sp_arena_t *arena, sp_kv_t *ret_kv, bool *ret_found, sp_error_t *err);

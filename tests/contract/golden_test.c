@@ -17,8 +17,9 @@
 static const sp_schema_t *find_schema(const char *name)
 {
     static const sp_schema_t *const parts[] = {
-        &sp_schema_envelope,      &sp_schema_catalog_generation, &sp_schema_catalog_leader, &sp_schema_catalog_keyspace,
-        &sp_schema_catalog_ring,  &sp_schema_catalog_shard,      &sp_schema_catalog_job,
+        &sp_schema_envelope,         &sp_schema_catalog_generation, &sp_schema_catalog_leader,
+        &sp_schema_catalog_keyspace, &sp_schema_catalog_ring,       &sp_schema_catalog_shard,
+        &sp_schema_catalog_job,
     };
     const sp_schema_t *found = sp_schema_by_name(name);
     for (size_t i = 0; found == NULL && i < sizeof(parts) / sizeof(parts[0]); i++) {
@@ -109,10 +110,12 @@ static void test_every_message_has_golden_bytes(void **state)
         size_t i;
         json_array_foreach(rows, i, row)
         {
-            found = found || strcmp(json_string_value(json_object_get(row, "message")), sp_schemas[k]->name) == 0;
+            found = found || strcmp(json_string_value(json_object_get(row, "message")),
+                                    sp_schemas[k]->name) == 0;
         }
         if (!found) {
-            fail_msg("no golden bytes for %s: run tests/contract/make_golden.py", sp_schemas[k]->name);
+            fail_msg("no golden bytes for %s: run tests/contract/make_golden.py",
+                     sp_schemas[k]->name);
         }
     }
     json_decref(rows);
@@ -120,6 +123,7 @@ static void test_every_message_has_golden_bytes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_every_message_has_golden_bytes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),
+                                       cmocka_unit_test(test_every_message_has_golden_bytes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

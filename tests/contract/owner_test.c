@@ -124,7 +124,8 @@ static int setup(void **state)
     owner = fixture_open("shop_owner", &search);
     apply = fixture_open("shardplane_apply", &search);
     ok(owner, "CREATE TABLE customers (id bigint PRIMARY KEY, name text);"
-              "CREATE TABLE orders (id bigint PRIMARY KEY, customer_id bigint NOT NULL REFERENCES customers ON DELETE CASCADE ON UPDATE CASCADE,"
+              "CREATE TABLE orders (id bigint PRIMARY KEY, customer_id bigint NOT NULL REFERENCES "
+              "customers ON DELETE CASCADE ON UPDATE CASCADE,"
               " note text)");
     done(sp_owner_install(ddl, &shard, epoch, &err), &err);
     return 0;
@@ -137,7 +138,10 @@ static int teardown(void **state)
     sp_pg_close(&apply);
     sp_pg_exec(ddl, "ROLLBACK", NULL);
     sp_owner_uninstall(ddl, NULL);
-    sp_pg_exec(owner, "ROLLBACK; DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO shop_app", NULL);
+    sp_pg_exec(owner,
+               "ROLLBACK; DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA "
+               "public TO shop_app",
+               NULL);
     sp_pg_close(&ddl);
     sp_pg_close(&owner);
     sp_arena_destroy(&arena);
@@ -146,7 +150,11 @@ static int teardown(void **state)
 
 static sp_arcs_t all;
 #define OWNS(a) (&(sp_guard_t){.form = SP_GUARD_OWNS, .arcs = (a), .ring_version = 7})
-#define CLOSED(why) (&(sp_guard_t){.form = SP_GUARD_CLOSED, .ring_version = 7, .reason = (why), .row_trigger = true})
+#define CLOSED(why)                                                                                \
+    (&(sp_guard_t){.form = SP_GUARD_CLOSED,                                                        \
+                   .ring_version = 7,                                                              \
+                   .reason = (why),                                                                \
+                   .row_trigger = true})
 
 // ---- tests
 
@@ -172,7 +180,8 @@ static void epochs(void **state)
     sp_error_t err = {0};
     done(sp_owner_raise_epoch(ddl, (sp_epoch_t){1, 200}, &err), &err);
     assert_int_equal(sp_owner_raise_epoch(ddl, (sp_epoch_t){1, 150}, &err), SP_E_STALE_EPOCH);
-    done(sp_owner_raise_epoch(ddl, (sp_epoch_t){2, 3}, &err), &err); // a restored etcd counts from the start again
+    done(sp_owner_raise_epoch(ddl, (sp_epoch_t){2, 3}, &err),
+         &err); // a restored etcd counts from the start again
     assert_int_equal(sp_owner_raise_epoch(ddl, (sp_epoch_t){1, 900}, &err), SP_E_STALE_EPOCH);
     ok(apply, "BEGIN");
     done(sp_owner_hold_epoch(apply, (sp_epoch_t){2, 3}, &err), &err);
@@ -196,7 +205,10 @@ static void application_cannot_write_control(void **state)
     fails(app, "SELECT * FROM shardplane.control", "42501");
     set_guard(&customers, CLOSED("not_owner"));
     fails(app, "ALTER TABLE customers DISABLE TRIGGER ALL", "42501");
-    fails(app, "CREATE OR REPLACE FUNCTION shardplane.assert_owner(keyspace text, key text) RETURNS void LANGUAGE sql AS ''", "42501");
+    fails(app,
+          "CREATE OR REPLACE FUNCTION shardplane.assert_owner(keyspace text, key text) RETURNS "
+          "void LANGUAGE sql AS ''",
+          "42501");
     assert_true(value(app, "SELECT count(*) FROM shardplane.ownership") == 1);
     ok(app, "INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('1', 'r', 'h')");
 }
@@ -205,9 +217,12 @@ static void everything_owned(void **state)
 {
     (void)state;
     set_both(OWNS(&all));
-    ok(app, "INSERT INTO customers VALUES (1, 'a'), (2, 'b'); INSERT INTO orders VALUES (10, 1, 'x');"
-            "UPDATE orders SET note = 'y' WHERE id = 10; UPDATE orders SET customer_id = 2 WHERE id = 10;"
-            "INSERT INTO customers VALUES (1, 'c') ON CONFLICT (id) DO UPDATE SET name = excluded.name; DELETE FROM customers");
+    ok(app,
+       "INSERT INTO customers VALUES (1, 'a'), (2, 'b'); INSERT INTO orders VALUES (10, 1, 'x');"
+       "UPDATE orders SET note = 'y' WHERE id = 10; UPDATE orders SET customer_id = 2 WHERE id = "
+       "10;"
+       "INSERT INTO customers VALUES (1, 'c') ON CONFLICT (id) DO UPDATE SET name = excluded.name; "
+       "DELETE FROM customers");
     assert_true(value(app, "SELECT count(*) FROM orders") == 0);
 }
 
@@ -218,22 +233,35 @@ static void half_owned(void **state)
     sp_arcs_t mine = half();
     int in = key_in(true, 1), in2 = key_in(true, in + 1), out = key_in(false, 1);
     set_both(OWNS(&all));
-    ok(owner, sqlf("INSERT INTO customers VALUES (%d, 'foreign'), (%d, 'x'); INSERT INTO orders VALUES (1, %d, ''), (2, %d, '')", out, in2, out, in2));
+    ok(owner, sqlf("INSERT INTO customers VALUES (%d, 'foreign'), (%d, 'x'); INSERT INTO orders "
+                   "VALUES (1, %d, ''), (2, %d, '')",
+                   out, in2, out, in2));
     set_both(OWNS(&mine));
     char text[16];
     int n = snprintf(text, sizeof text, "%d", out);
     int64_t hash = sp_key_hash(text, (size_t)n);
 
     ok(app, sqlf("INSERT INTO customers VALUES (%d, 'ok')", in));
-    sp_refusal_t r = refused(app, sqlf("INSERT INTO customers VALUES (%d, 'no')", key_in(false, out + 1)), "not_owner");
+    sp_refusal_t r =
+        refused(app, sqlf("INSERT INTO customers VALUES (%d, 'no')", key_in(false, out + 1)),
+                "not_owner");
     assert_true(r.has_hash && r.ring_version == 7);
     r = refused(app, sqlf("UPDATE customers SET name = 'n' WHERE id = %d", out), "not_owner");
     assert_true(r.has_hash && r.hash == hash);
     refused(app, sqlf("DELETE FROM customers WHERE id = %d", out), "not_owner");
-    refused(app, sqlf("UPDATE customers SET id = %d WHERE id = %d", key_in(false, out + 1), in), "not_owner"); // key moves away
-    refused(app, sqlf("INSERT INTO customers VALUES (%d, 'u') ON CONFLICT (id) DO UPDATE SET name = 'u'", out), "not_owner");
-    refused(app, sqlf("INSERT INTO customers VALUES (%d, 'u') ON CONFLICT DO NOTHING", out), "not_owner");
-    refused(app, sqlf("MERGE INTO customers c USING (SELECT %d::bigint AS id) s ON c.id = s.id WHEN MATCHED THEN UPDATE SET name = 'm'", out), "not_owner");
+    refused(app, sqlf("UPDATE customers SET id = %d WHERE id = %d", key_in(false, out + 1), in),
+            "not_owner"); // key moves away
+    refused(app,
+            sqlf("INSERT INTO customers VALUES (%d, 'u') ON CONFLICT (id) DO UPDATE SET name = 'u'",
+                 out),
+            "not_owner");
+    refused(app, sqlf("INSERT INTO customers VALUES (%d, 'u') ON CONFLICT DO NOTHING", out),
+            "not_owner");
+    refused(app,
+            sqlf("MERGE INTO customers c USING (SELECT %d::bigint AS id) s ON c.id = s.id WHEN "
+                 "MATCHED THEN UPDATE SET name = 'm'",
+                 out),
+            "not_owner");
     refused(app, "UPDATE customers SET name = 'all'", "not_owner");
     fails(app, "TRUNCATE orders", "42501");
 }
@@ -247,7 +275,8 @@ static void truncate_is_refused(void **state)
     refused(owner, "TRUNCATE customers, orders", "not_owner");
     set_both(CLOSED("in_transition"));
     refused(owner, "TRUNCATE customers, orders", "in_transition");
-    set_both(&(sp_guard_t){.form = SP_GUARD_OWNS, .arcs = &all, .ring_version = 7, .job_running = true});
+    set_both(
+        &(sp_guard_t){.form = SP_GUARD_OWNS, .arcs = &all, .ring_version = 7, .job_running = true});
     refused(owner, "TRUNCATE customers, orders", "in_transition");
     set_both(OWNS(&all));
     ok(owner, "TRUNCATE customers, orders");
@@ -274,7 +303,8 @@ static void copy_is_checked(void **state)
     }
     set_both(CLOSED("not_owner"));
     done(sp_pg_copy_start(app, "COPY customers FROM STDIN", &err), &err);
-    assert_int_equal(sp_pg_copy_end(app, NULL, &rows, &err), SP_E_SQL_ERROR); // not even without rows
+    assert_int_equal(sp_pg_copy_end(app, NULL, &rows, &err),
+                     SP_E_SQL_ERROR); // not even without rows
     assert_string_equal(err.sqlstate, "SHP01");
     done(sp_pg_copy_start(apply, "COPY customers FROM STDIN", &err), &err);
     done(sp_pg_copy_put(apply, "900\tx\n", 6, &err), &err);
@@ -290,17 +320,21 @@ static void closed(void **state)
     sp_refusal_t r = refused(app, "INSERT INTO customers VALUES (2, 'b')", "in_transition");
     assert_true(!r.has_hash && r.ring_version == 7);
     refused(app, "UPDATE customers SET name = 'x' WHERE id = 1", "in_transition");
-    refused(app, "UPDATE customers SET name = 'x' WHERE id = 999999", "in_transition"); // an UPDATE 0 would look like success
+    refused(app, "UPDATE customers SET name = 'x' WHERE id = 999999",
+            "in_transition"); // an UPDATE 0 would look like success
     refused(app, "DELETE FROM orders WHERE false", "in_transition");
     refused(owner, "INSERT INTO customers VALUES (2, 'b')", "in_transition");
     assert_true(value(app, "SELECT count(*) FROM customers") == 1); // reads are for assert_owner
     ok(apply, "INSERT INTO customers VALUES (2, 'b')");
     // Without its row trigger, as a target under COPY.
-    set_guard(&customers, &(sp_guard_t){.form = SP_GUARD_CLOSED, .ring_version = 7, .row_trigger = false});
-    assert_true(value(ddl, "SELECT count(*) FROM pg_trigger WHERE tgname = '~shardplane_row' AND tgrelid = 'public.customers'::regclass") == 0);
+    set_guard(&customers,
+              &(sp_guard_t){.form = SP_GUARD_CLOSED, .ring_version = 7, .row_trigger = false});
+    assert_true(value(ddl, "SELECT count(*) FROM pg_trigger WHERE tgname = '~shardplane_row' AND "
+                           "tgrelid = 'public.customers'::regclass") == 0);
     refused(app, "INSERT INTO customers VALUES (3, 'b')", "not_owner");
     set_both(CLOSED("not_owner"));
-    assert_true(value(ddl, "SELECT count(*) FROM pg_trigger WHERE tgname = '~shardplane_row' AND tgenabled = 'A'") == 2);
+    assert_true(value(ddl, "SELECT count(*) FROM pg_trigger WHERE tgname = '~shardplane_row' AND "
+                           "tgenabled = 'A'") == 2);
 }
 
 static void armed(void **state)
@@ -312,7 +346,12 @@ static void armed(void **state)
     int in = key_in(true, 1), out = key_in(false, 1);
     sp_guard_t guard = {.form = SP_GUARD_ARMED, .arcs = &mine, .nonce = "n'1", .ring_version = 8};
     set_both(&guard);
-    write_ownership(&(sp_ownership_t){.ring_version = 8, .arcs = mine, .state = SP_OWNERSHIP_ARMED, .job_id = "j", .attempt = 1, .nonce = "n'1"});
+    write_ownership(&(sp_ownership_t){.ring_version = 8,
+                                      .arcs = mine,
+                                      .state = SP_OWNERSHIP_ARMED,
+                                      .job_id = "j",
+                                      .attempt = 1,
+                                      .nonce = "n'1"});
     refused(app, sqlf("INSERT INTO customers VALUES (%d, 'a')", in), "in_transition");
     refused(app, "UPDATE customers SET name = 'x' WHERE false", "in_transition");
     refused(app, sqlf("SELECT shardplane.assert_owner('shop', '%d')", in), "in_transition");
@@ -326,7 +365,9 @@ static void armed(void **state)
     ok(app, "ROLLBACK");
     done(sp_owner_is_open(apply, "n'1", &open, &err), &err);
     assert_true(open);
-    ok(app, sqlf("INSERT INTO customers VALUES (%d, 'a'); SELECT shardplane.assert_owner('shop', '%d')", in, in));
+    ok(app,
+       sqlf("INSERT INTO customers VALUES (%d, 'a'); SELECT shardplane.assert_owner('shop', '%d')",
+            in, in));
     refused(app, sqlf("INSERT INTO customers VALUES (%d, 'a')", out), "not_owner");
     refused(app, sqlf("SELECT shardplane.assert_owner('shop', '%d')", out), "not_owner");
     refused(owner, "TRUNCATE customers, orders", "in_transition");
@@ -344,7 +385,9 @@ static void replica_role_does_not_bypass(void **state)
 {
     (void)state;
     set_both(CLOSED("not_owner"));
-    sp_pg_t *pg = fixture_open("shardplane_ddl", &(sp_pg_options_t){.replica_role = true, .search_path = "public, pg_catalog"});
+    sp_pg_t *pg =
+        fixture_open("shardplane_ddl",
+                     &(sp_pg_options_t){.replica_role = true, .search_path = "public, pg_catalog"});
     refused(pg, "INSERT INTO customers VALUES (1, 'a')", "not_owner");
     sp_arcs_t none = SP_ARCS_NONE;
     set_both(OWNS(&none));
@@ -371,13 +414,17 @@ static void seal_reaches_old_snapshots(void **state)
     (void)state;
     sp_error_t err = {0};
     set_both(OWNS(&all));
-    ok(app, "INSERT INTO customers VALUES (1, 'a'); PREPARE u AS UPDATE customers SET name = name || 'x' WHERE id = 1; EXECUTE u; EXECUTE u");
+    ok(app, "INSERT INTO customers VALUES (1, 'a'); PREPARE u AS UPDATE customers SET name = name "
+            "|| 'x' WHERE id = 1; EXECUTE u; EXECUTE u");
     const char *levels[] = {"REPEATABLE READ", "SERIALIZABLE"};
     for (int i = 0; i < 2; i++) {
         set_both(OWNS(&all));
         ok(app, sqlf("BEGIN ISOLATION LEVEL %s; SELECT count(*) FROM orders", levels[i]));
         ok(ddl, "BEGIN; LOCK TABLE public.customers, public.orders IN SHARE ROW EXCLUSIVE MODE");
-        sp_guard_t seal = {.form = SP_GUARD_CLOSED, .ring_version = 9, .reason = "in_transition", .row_trigger = true};
+        sp_guard_t seal = {.form = SP_GUARD_CLOSED,
+                           .ring_version = 9,
+                           .reason = "in_transition",
+                           .row_trigger = true};
         done(sp_guard_set(ddl, &shard, &customers, &seal, &err), &err);
         done(sp_guard_set(ddl, &shard, &orders, &seal, &err), &err);
         ok(ddl, "COMMIT");
@@ -417,24 +464,38 @@ static void assert_owner(void **state)
     write_ownership(&(sp_ownership_t){.ring_version = 3, .arcs = mine});
     refused(app, "SELECT shardplane.assert_owner('other', '1')", "not_owner");
     refused(app, "SELECT shardplane.assert_owner('a\"b', NULL)", "not_owner");
-    sp_refusal_t r = refused(app, sqlf("SELECT shardplane.assert_owner('shop', '%d')", out), "not_owner");
+    sp_refusal_t r =
+        refused(app, sqlf("SELECT shardplane.assert_owner('shop', '%d')", out), "not_owner");
     assert_true(r.has_hash && r.ring_version == 3);
     ok(app, sqlf("SELECT shardplane.assert_owner('shop', '%d')", in));
 
     // READ COMMITTED sees a seal that came after the statement before it.
-    ok(app, sqlf("BEGIN; SELECT * FROM customers; SELECT shardplane.assert_owner('shop', '%d')", in));
-    write_ownership(&(sp_ownership_t){.ring_version = 4, .arcs = SP_ARCS_NONE, .state = SP_OWNERSHIP_SEALED, .job_id = "j", .attempt = 1, .nonce = "n"});
+    ok(app,
+       sqlf("BEGIN; SELECT * FROM customers; SELECT shardplane.assert_owner('shop', '%d')", in));
+    write_ownership(&(sp_ownership_t){.ring_version = 4,
+                                      .arcs = SP_ARCS_NONE,
+                                      .state = SP_OWNERSHIP_SEALED,
+                                      .job_id = "j",
+                                      .attempt = 1,
+                                      .nonce = "n"});
     refused(app, sqlf("SELECT shardplane.assert_owner('shop', '%d')", in), "in_transition");
     ok(app, "ROLLBACK");
 
     // REPEATABLE READ would read the past: it fails instead.
     write_ownership(&(sp_ownership_t){.ring_version = 5, .arcs = mine});
     ok(app, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM customers");
-    write_ownership(&(sp_ownership_t){.ring_version = 6, .arcs = SP_ARCS_NONE, .state = SP_OWNERSHIP_SEALED, .job_id = "j", .attempt = 1, .nonce = "n"});
+    write_ownership(&(sp_ownership_t){.ring_version = 6,
+                                      .arcs = SP_ARCS_NONE,
+                                      .state = SP_OWNERSHIP_SEALED,
+                                      .job_id = "j",
+                                      .attempt = 1,
+                                      .nonce = "n"});
     fails(app, sqlf("SELECT shardplane.assert_owner('shop', '%d')", in), "40001");
     ok(app, "ROLLBACK");
     write_ownership(&(sp_ownership_t){.ring_version = 7, .arcs = mine});
-    ok(app, sqlf("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT shardplane.assert_owner('shop', '%d'); COMMIT", in));
+    ok(app, sqlf("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT shardplane.assert_owner('shop', "
+                 "'%d'); COMMIT",
+                 in));
 }
 
 static void ownership_round_trip(void **state)
@@ -446,9 +507,15 @@ static void ownership_round_trip(void **state)
     sp_arcs_t mine = half();
     done(sp_ownership_read(ddl, "shop", arena, &o, &found, &err), &err);
     assert_false(found);
-    write_ownership(&(sp_ownership_t){.ring_version = 8, .arcs = mine, .state = SP_OWNERSHIP_ARMED, .job_id = "j", .attempt = 3, .nonce = "n"});
+    write_ownership(&(sp_ownership_t){.ring_version = 8,
+                                      .arcs = mine,
+                                      .state = SP_OWNERSHIP_ARMED,
+                                      .job_id = "j",
+                                      .attempt = 3,
+                                      .nonce = "n"});
     done(sp_ownership_read(app, "shop", arena, &o, &found, &err), &err);
-    assert_true(found && o.ring_version == 8 && sp_arcs_equal(o.arcs, mine) && o.state == SP_OWNERSHIP_ARMED && o.attempt == 3);
+    assert_true(found && o.ring_version == 8 && sp_arcs_equal(o.arcs, mine) &&
+                o.state == SP_OWNERSHIP_ARMED && o.attempt == 3);
     assert_string_equal(o.job_id, "j");
     assert_string_equal(o.nonce, "n");
 }
@@ -468,9 +535,13 @@ static void digests(void **state)
     sp_arcs_t mine = half();
     const char *expected = NULL, *other = NULL;
     assert_string_equal(actual(&customers), "");
-    const sp_guard_t *forms[] = {OWNS(&mine), OWNS(&all), CLOSED("not_owner"), CLOSED("in_transition"),
-                                 &(sp_guard_t){.form = SP_GUARD_CLOSED, .ring_version = 7},
-                                 &(sp_guard_t){.form = SP_GUARD_ARMED, .arcs = &mine, .nonce = "n", .ring_version = 7}};
+    const sp_guard_t *forms[] =
+        {OWNS(&mine),
+         OWNS(&all),
+         CLOSED("not_owner"),
+         CLOSED("in_transition"),
+         &(sp_guard_t){.form = SP_GUARD_CLOSED, .ring_version = 7},
+         &(sp_guard_t){.form = SP_GUARD_ARMED, .arcs = &mine, .nonce = "n", .ring_version = 7}};
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         set_guard(&customers, forms[i]);
         done(sp_guard_expected(&shard, &customers, forms[i], arena, &expected, &err), &err);
@@ -486,14 +557,19 @@ static void digests(void **state)
         bool empty;           // digest is ""
     } faults[] = {
         {"ALTER TABLE public.customers DISABLE TRIGGER \"~shardplane_row\"", true},
-        {"ALTER TABLE public.customers ENABLE TRIGGER \"~shardplane_row\"", true}, // ORIGIN: replica role would bypass it
+        {"ALTER TABLE public.customers ENABLE TRIGGER \"~shardplane_row\"",
+         true}, // ORIGIN: replica role would bypass it
         {"ALTER TABLE public.customers ENABLE REPLICA TRIGGER \"~shardplane_stmt\"", true},
         {"DROP TRIGGER \"~shardplane_row\" ON public.customers", false},
         {"DROP TRIGGER \"~shardplane_stmt\" ON public.customers", true},
         {"DROP TRIGGER \"~shardplane_trunc\" ON public.customers", true},
-        {"CREATE OR REPLACE TRIGGER \"~shardplane_row\" BEFORE INSERT ON public.customers FOR EACH ROW EXECUTE FUNCTION"
-         " public.pass()", true},
-        {"CREATE TRIGGER \"\303\251 later\" BEFORE INSERT ON public.customers FOR EACH ROW EXECUTE FUNCTION public.pass()", true},
+        {"CREATE OR REPLACE TRIGGER \"~shardplane_row\" BEFORE INSERT ON public.customers FOR EACH "
+         "ROW EXECUTE FUNCTION"
+         " public.pass()",
+         true},
+        {"CREATE TRIGGER \"\303\251 later\" BEFORE INSERT ON public.customers FOR EACH ROW EXECUTE "
+         "FUNCTION public.pass()",
+         true},
     };
     ok(owner, "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'");
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
@@ -501,31 +577,44 @@ static void digests(void **state)
         done(sp_guard_expected(&shard, &customers, OWNS(&mine), arena, &expected, &err), &err);
         assert_string_equal(actual(&customers), expected);
         ok(ddl, faults[i].break_it);
-        if ((actual(&customers)[0] == 0) != faults[i].empty || strcmp(actual(&customers), expected) == 0)
+        if ((actual(&customers)[0] == 0) != faults[i].empty ||
+            strcmp(actual(&customers), expected) == 0)
             fail_msg("not noticed: %s", faults[i].break_it);
         ok(owner, "DROP TRIGGER IF EXISTS \"\303\251 later\" ON customers");
     }
     set_guard(&customers, OWNS(&mine)); // mends all of it
     assert_string_equal(actual(&customers), expected);
     char name[64];
-    done(sp_pg_value(ddl, "SELECT p.proname FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid WHERE g.tgname = '~shardplane_row'"
-                          " AND g.tgrelid = 'public.customers'::regclass", 0, NULL, name, sizeof name, NULL, &err), &err);
-    ok(ddl, sqlf("CREATE OR REPLACE FUNCTION shardplane.%s() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'", name));
+    done(sp_pg_value(ddl,
+                     "SELECT p.proname FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid WHERE "
+                     "g.tgname = '~shardplane_row'"
+                     " AND g.tgrelid = 'public.customers'::regclass",
+                     0, NULL, name, sizeof name, NULL, &err),
+         &err);
+    ok(ddl, sqlf("CREATE OR REPLACE FUNCTION shardplane.%s() RETURNS trigger LANGUAGE plpgsql AS "
+                 "'BEGIN RETURN NEW; END'",
+                 name));
     assert_string_not_equal(actual(&customers), expected);
 }
 
 static void hostile_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"a\"b", "it's; DROP TABLE x; --", "back\\slash", "100%s%n", "UPPER lower", "\303\251\360\237\230\200",
-                                        "select", "x123456789012345678901234567890123456789012345678901234567890ab", "$$", "a.b"};
+    static const char *const names[] =
+        {"a\"b",        "it's; DROP TABLE x; --",
+         "back\\slash", "100%s%n",
+         "UPPER lower", "\303\251\360\237\230\200",
+         "select",      "x123456789012345678901234567890123456789012345678901234567890ab",
+         "$$",          "a.b"};
     sp_arcs_t mine = half();
     int in = key_in(true, 1), out = key_in(false, 1);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        for (int other = 0; other < 2; other++) { // the same name in two schemas, with different ownership
+        for (int other = 0; other < 2;
+             other++) { // the same name in two schemas, with different ownership
             sp_str_t schema = sp_str(other ? names[i] : "public");
             sp_owner_table_t t = {schema, sp_str(names[i]), sp_str(names[i])};
-            const char *q = sp_pg_qualified(arena, schema, t.table), *c = sp_pg_ident(arena, t.key_column), *expected = NULL;
+            const char *q = sp_pg_qualified(arena, schema, t.table),
+                       *c = sp_pg_ident(arena, t.key_column), *expected = NULL;
             if (other)
                 ok(owner, sqlf("CREATE SCHEMA %s", sp_pg_ident(arena, schema)));
             ok(owner, sqlf("CREATE TABLE %s (%s integer PRIMARY KEY)", q, c));
@@ -539,7 +628,8 @@ static void hostile_names(void **state)
                 refused(owner, sqlf("INSERT INTO %s VALUES (%d)", q, in), "not_owner");
                 done(sp_guard_drop(ddl, &t, &err), &err);
                 assert_string_equal(actual(&t), "");
-                ok(owner, sqlf("INSERT INTO %s VALUES (%d); DROP SCHEMA %s CASCADE", q, out, sp_pg_ident(arena, schema)));
+                ok(owner, sqlf("INSERT INTO %s VALUES (%d); DROP SCHEMA %s CASCADE", q, out,
+                               sp_pg_ident(arena, schema)));
             } else {
                 ok(owner, sqlf("INSERT INTO %s VALUES (%d)", q, in));
             }
@@ -551,15 +641,24 @@ static void key_types(void **state)
 {
     (void)state;
     sp_arcs_t mine = half();
-    ok(owner, "CREATE TABLE t (k text PRIMARY KEY); CREATE TABLE v (k varchar(50) PRIMARY KEY); CREATE TABLE u (k uuid PRIMARY KEY);"
+    ok(owner, "CREATE TABLE t (k text PRIMARY KEY); CREATE TABLE v (k varchar(50) PRIMARY KEY); "
+              "CREATE TABLE u (k uuid PRIMARY KEY);"
               "CREATE TABLE i (k smallint PRIMARY KEY)");
     const char *tables[] = {"t", "v", "u", "i"};
     for (int i = 0; i < 4; i++)
         set_guard(&(sp_owner_table_t){{"public", 6}, sp_str(tables[i]), {"k", 1}}, OWNS(&mine));
     const struct {
         const char *table, *key; // where and what
-    } rows[] = {{"t", "\303\251t\303\251"}, {"t", ""}, {"t", "42"}, {"v", "abc"}, {"v", "zz"}, {"u", "6f3f0a52-6d0c-4b64-9d0b-0d6ff0ff9d01"},
-                {"u", "00000000-0000-0000-0000-000000000000"}, {"i", "-32768"}, {"i", "7"}, {"i", "8"}};
+    } rows[] = {{"t", "\303\251t\303\251"},
+                {"t", ""},
+                {"t", "42"},
+                {"v", "abc"},
+                {"v", "zz"},
+                {"u", "6f3f0a52-6d0c-4b64-9d0b-0d6ff0ff9d01"},
+                {"u", "00000000-0000-0000-0000-000000000000"},
+                {"i", "-32768"},
+                {"i", "7"},
+                {"i", "8"}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const char *sql = sqlf("INSERT INTO %s VALUES ('%s')", rows[i].table, rows[i].key);
         if (sp_arcs_contains(mine, sp_key_hash(rows[i].key, strlen(rows[i].key))))
@@ -575,16 +674,22 @@ static void search_path_cannot_fool(void **state)
     (void)state;
     sp_arcs_t mine = half();
     set_both(OWNS(&mine));
-    ok(owner, "CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO shop_app; SET search_path = evil, pg_catalog;"
-              "CREATE FUNCTION evil.yes(name, name) RETURNS boolean LANGUAGE sql AS 'SELECT true';"
-              "CREATE FUNCTION evil.one(integer, integer) RETURNS integer LANGUAGE sql AS 'SELECT 1';"
-              "CREATE FUNCTION evil.hashtextextended(text, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';"
-              "CREATE FUNCTION evil.width_bucket(bigint, bigint[]) RETURNS integer LANGUAGE sql AS 'SELECT 1';"
-              "CREATE OPERATOR evil.= (LEFTARG = name, RIGHTARG = name, FUNCTION = evil.yes);"
-              "CREATE OPERATOR evil.% (LEFTARG = integer, RIGHTARG = integer, FUNCTION = evil.one);"
-              "CREATE DOMAIN evil.text AS pg_catalog.int4; RESET search_path");
-    sp_pg_t *pg = fixture_open("shop_app", &(sp_pg_options_t){.search_path = "evil, public, pg_catalog"});
-    refused(pg, sqlf("INSERT INTO public.customers VALUES (%d, 'x')", key_in(false, 1)), "not_owner");
+    ok(owner,
+       "CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO shop_app; SET search_path = evil, "
+       "pg_catalog;"
+       "CREATE FUNCTION evil.yes(name, name) RETURNS boolean LANGUAGE sql AS 'SELECT true';"
+       "CREATE FUNCTION evil.one(integer, integer) RETURNS integer LANGUAGE sql AS 'SELECT 1';"
+       "CREATE FUNCTION evil.hashtextextended(text, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT "
+       "1::bigint';"
+       "CREATE FUNCTION evil.width_bucket(bigint, bigint[]) RETURNS integer LANGUAGE sql AS "
+       "'SELECT 1';"
+       "CREATE OPERATOR evil.= (LEFTARG = name, RIGHTARG = name, FUNCTION = evil.yes);"
+       "CREATE OPERATOR evil.% (LEFTARG = integer, RIGHTARG = integer, FUNCTION = evil.one);"
+       "CREATE DOMAIN evil.text AS pg_catalog.int4; RESET search_path");
+    sp_pg_t *pg =
+        fixture_open("shop_app", &(sp_pg_options_t){.search_path = "evil, public, pg_catalog"});
+    refused(pg, sqlf("INSERT INTO public.customers VALUES (%d, 'x')", key_in(false, 1)),
+            "not_owner");
     ok(pg, sqlf("INSERT INTO public.customers VALUES (%d, 'x')", key_in(true, 1)));
     sp_pg_close(&pg);
     ok(owner, "DROP SCHEMA evil CASCADE");
@@ -595,8 +700,14 @@ static void requests_is_guarded(void **state)
     (void)state;
     sp_arcs_t mine = half();
     set_guard(&sp_owner_requests_table, OWNS(&mine));
-    ok(app, sqlf("INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('%d', 'r', 'h')", key_in(true, 1)));
-    refused(app, sqlf("INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('%d', 'r', 'h')", key_in(false, 1)), "not_owner");
+    ok(app,
+       sqlf("INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('%d', 'r', 'h')",
+            key_in(true, 1)));
+    refused(app,
+            sqlf("INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('%d', 'r', "
+                 "'h')",
+                 key_in(false, 1)),
+            "not_owner");
 }
 
 static void bad_arguments(void **state)
@@ -605,24 +716,34 @@ static void bad_arguments(void **state)
     sp_error_t err = {0};
     int64_t unsorted[] = {5, 1};
     sp_arcs_t wrong = {unsorted, 2};
-    sp_owner_table_t nowhere = {{"public", 6}, {"nowhere", 7}, {"id", 2}}, no_column = {{"public", 6}, {"orders", 6}, {"nope", 4}};
+    sp_owner_table_t nowhere = {{"public", 6}, {"nowhere", 7}, {"id", 2}},
+                     no_column = {{"public", 6}, {"orders", 6}, {"nope", 4}};
     sp_owner_shard_t strange = shard;
     strange.keyspace = "a\"b";
-    assert_int_equal(sp_guard_set(ddl, &shard, &customers, OWNS(&wrong), &err), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(sp_guard_set(ddl, &shard, &customers, OWNS(&wrong), &err),
+                     SP_E_INVALID_ARGUMENT);
     assert_int_equal(sp_guard_set(ddl, &shard, &nowhere, OWNS(&all), &err), SP_E_NOT_FOUND);
     assert_int_equal(sp_guard_set(ddl, &shard, &no_column, OWNS(&all), &err), SP_E_NOT_FOUND);
-    assert_int_equal(sp_guard_set(ddl, &strange, &customers, OWNS(&all), &err), SP_E_INVALID_ARGUMENT);
-    assert_int_equal(sp_guard_set(ddl, &shard, &customers, CLOSED("because"), &err), SP_E_INVALID_ARGUMENT);
-    assert_int_equal(sp_guard_set(ddl, &shard, &customers, &(sp_guard_t){.form = SP_GUARD_ARMED, .arcs = &all}, &err), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(sp_guard_set(ddl, &strange, &customers, OWNS(&all), &err),
+                     SP_E_INVALID_ARGUMENT);
+    assert_int_equal(sp_guard_set(ddl, &shard, &customers, CLOSED("because"), &err),
+                     SP_E_INVALID_ARGUMENT);
+    assert_int_equal(sp_guard_set(ddl, &shard, &customers,
+                                  &(sp_guard_t){.form = SP_GUARD_ARMED, .arcs = &all}, &err),
+                     SP_E_INVALID_ARGUMENT);
 }
 
 static void terminate(void **state)
 {
     (void)state;
     sp_error_t err = {0};
-    sp_pg_t *a = fixture_open("shardplane_apply", &(sp_pg_options_t){.application_name = "shardplane/job1/copy"});
-    sp_pg_t *b = fixture_open("shardplane_apply", &(sp_pg_options_t){.application_name = "shardplane/job12/copy"});
-    sp_pg_t *c = fixture_open("shardplane_apply", &(sp_pg_options_t){.application_name = "shardplane/job1/follow", .replication = true});
+    sp_pg_t *a = fixture_open("shardplane_apply",
+                              &(sp_pg_options_t){.application_name = "shardplane/job1/copy"});
+    sp_pg_t *b = fixture_open("shardplane_apply",
+                              &(sp_pg_options_t){.application_name = "shardplane/job12/copy"});
+    sp_pg_t *c = fixture_open("shardplane_apply",
+                              &(sp_pg_options_t){.application_name = "shardplane/job1/follow",
+                                                 .replication = true});
     done(sp_owner_terminate(ddl, "job1", &err), &err);
     assert_int_equal(sp_pg_exec(a, "SELECT 1", &err), SP_E_PG_CONNECTION);
     ok(b, "SELECT 1");
@@ -636,9 +757,16 @@ static void refusal_parse(void **state)
 {
     (void)state;
     sp_refusal_t r;
-    assert_true(sp_refusal_parse("{\"reason\" : \"in_transition\", \"hash\": \"-5\", \"ring_version\" :12, \"keyspace\":\"x\"}", &r));
+    assert_true(sp_refusal_parse("{\"reason\" : \"in_transition\", \"hash\": \"-5\", "
+                                 "\"ring_version\" :12, \"keyspace\":\"x\"}",
+                                 &r));
     assert_true(r.in_transition && r.has_hash && r.hash == -5 && r.ring_version == 12);
-    static const char *const wrong[] = {"", "{}", "x", "{\"reason\":\"x\",\"ring_version\":1}", "{\"reason\":\"not_owner\"}", "{\"reason\"",
+    static const char *const wrong[] = {"",
+                                        "{}",
+                                        "x",
+                                        "{\"reason\":\"x\",\"ring_version\":1}",
+                                        "{\"reason\":\"not_owner\"}",
+                                        "{\"reason\"",
                                         "{\"reason\":\"not_owner\",\"ring_version\":x}"};
     assert_false(sp_refusal_parse(NULL, &r));
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
@@ -649,10 +777,29 @@ static void refusal_parse(void **state)
 int main(void)
 {
     all = sp_arcs_all();
-    const struct CMUnitTest tests[] = {
-        T(install_twice), T(epochs), T(application_cannot_write_control), T(everything_owned), T(half_owned), T(truncate_is_refused), T(copy_is_checked),
-        T(closed), T(armed), T(null_key), T(replica_role_does_not_bypass), T(cascade_is_checked), T(seal_reaches_old_snapshots),
-        T(writer_waits_for_seal), T(assert_owner), T(ownership_round_trip), T(digests), T(hostile_names), T(key_types),
-        T(search_path_cannot_fool), T(requests_is_guarded), T(bad_arguments), T(terminate), cmocka_unit_test(refusal_parse)};
+    const struct CMUnitTest tests[] = {T(install_twice),
+                                       T(epochs),
+                                       T(application_cannot_write_control),
+                                       T(everything_owned),
+                                       T(half_owned),
+                                       T(truncate_is_refused),
+                                       T(copy_is_checked),
+                                       T(closed),
+                                       T(armed),
+                                       T(null_key),
+                                       T(replica_role_does_not_bypass),
+                                       T(cascade_is_checked),
+                                       T(seal_reaches_old_snapshots),
+                                       T(writer_waits_for_seal),
+                                       T(assert_owner),
+                                       T(ownership_round_trip),
+                                       T(digests),
+                                       T(hostile_names),
+                                       T(key_types),
+                                       T(search_path_cannot_fool),
+                                       T(requests_is_guarded),
+                                       T(bad_arguments),
+                                       T(terminate),
+                                       cmocka_unit_test(refusal_parse)};
     return cmocka_run_group_tests(tests, fixture_start, fixture_stop);
 }

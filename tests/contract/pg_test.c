@@ -42,7 +42,8 @@ static void deadlines_and_stops(void **state)
     exec_ok(pg, "SELECT 1"); // usable again
     sp_pg_close(&pg);
     int64_t stop = sp_clock_mono_ms() + 150;
-    pg = fixture_open("shop_app", &(sp_pg_options_t){.stopped = stopped_at_once, .stopped_arg = &stop});
+    pg = fixture_open("shop_app",
+                      &(sp_pg_options_t){.stopped = stopped_at_once, .stopped_arg = &stop});
     assert_int_equal(sp_pg_exec(pg, "SELECT pg_sleep(20)", &err), SP_E_CANCELLED);
     assert_true(sp_clock_mono_ms() - start < 4000);
     sp_pg_close(&pg);
@@ -59,8 +60,10 @@ static void errors_are_told(void **state)
     assert_string_equal(err.sqlstate, "42601");
     done_ok(sp_pg_value(pg, "SELECT NULL", 0, NULL, out, sizeof out, &null, &err), &err);
     assert_true(null);
-    assert_int_equal(sp_pg_value(pg, "SELECT 'four'", 0, NULL, out, sizeof out, &null, &err), SP_E_TOO_LARGE);
-    done_ok(sp_pg_execf(killer, &err, "SELECT pg_terminate_backend(%d)", sp_pg_backend_pid(pg)), &err);
+    assert_int_equal(sp_pg_value(pg, "SELECT 'four'", 0, NULL, out, sizeof out, &null, &err),
+                     SP_E_TOO_LARGE);
+    done_ok(sp_pg_execf(killer, &err, "SELECT pg_terminate_backend(%d)", sp_pg_backend_pid(pg)),
+            &err);
     assert_int_equal(sp_pg_exec(pg, "SELECT 1", &err), SP_E_PG_CONNECTION);
     assert_int_equal(sp_pg_exec(pg, "SELECT 1", &err), SP_E_PG_CONNECTION);
     sp_pg_close(&pg);
@@ -118,31 +121,43 @@ static void stream(void **state)
     char snapshot[64], system_id[32];
     int timeline = 0;
     sp_pg_t *owner = fixture_open("shop_owner", NULL);
-    exec_ok(owner, "CREATE TABLE public.s (id int PRIMARY KEY, t text); INSERT INTO public.s VALUES (1, 'before'); CREATE PUBLICATION \"p'ub\" FOR TABLE public.s");
+    exec_ok(owner, "CREATE TABLE public.s (id int PRIMARY KEY, t text); INSERT INTO public.s "
+                   "VALUES (1, 'before'); CREATE PUBLICATION \"p'ub\" FOR TABLE public.s");
     sp_pg_t *sender = fixture_open("shardplane_apply", &(sp_pg_options_t){.replication = true});
     done_ok(sp_repl_identify(sender, system_id, sizeof system_id, &timeline, NULL, &err), &err);
     assert_int_equal(timeline, 1);
     done_ok(sp_repl_drop_slot(sender, "none_there", &err), &err);
-    done_ok(sp_repl_create_slot(sender, "slot1", false, true, &point, snapshot, sizeof snapshot, &err), &err);
+    done_ok(sp_repl_create_slot(sender, "slot1", false, true, &point, snapshot, sizeof snapshot,
+                                &err),
+            &err);
     sp_pg_t *reader = fixture_open("shardplane_apply", NULL);
-    exec_ok(owner, "INSERT INTO public.s VALUES (2, 'after'); SELECT pg_logical_emit_message(true, 'shardplane', 'mark')");
-    done_ok(sp_pg_execf(reader, &err, "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '%s'", snapshot), &err);
+    exec_ok(owner, "INSERT INTO public.s VALUES (2, 'after'); SELECT pg_logical_emit_message(true, "
+                   "'shardplane', 'mark')");
+    done_ok(sp_pg_execf(reader, &err,
+                        "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '%s'",
+                        snapshot),
+            &err);
     char count[8];
-    done_ok(sp_pg_value(reader, "SELECT count(*) FROM public.s", 0, NULL, count, sizeof count, NULL, &err), &err);
+    done_ok(sp_pg_value(reader, "SELECT count(*) FROM public.s", 0, NULL, count, sizeof count, NULL,
+                        &err),
+            &err);
     assert_string_equal(count, "1");
     done_ok(sp_repl_start(sender, "slot1", point, "p'ub", true, &err), &err);
     bool inserted = false, marked = false;
     sp_arena_t *arena = sp_arena_new(0);
     sp_lsn_t last = 0;
-    for (int64_t until = sp_clock_mono_ms() + 5000; sp_clock_mono_ms() < until && !(inserted && marked && last != 0);) {
+    for (int64_t until = sp_clock_mono_ms() + 5000;
+         sp_clock_mono_ms() < until && !(inserted && marked && last != 0);) {
         sp_repl_message_t m;
         sp_pgo_message_t change;
         done_ok(sp_repl_receive(sender, 200, &m, &err), &err);
         if (m.kind != SP_REPL_DATA)
             continue;
         done_ok(sp_pgo_parse(m.data, m.len, arena, &change, &err), &err);
-        inserted = inserted || (change.kind == SP_PGO_INSERT && change.new_row.n == 2 && change.new_row.columns[0].kind == 'b');
-        marked = marked || (change.kind == SP_PGO_MESSAGE && change.content_len == 4 && change.transactional);
+        inserted = inserted || (change.kind == SP_PGO_INSERT && change.new_row.n == 2 &&
+                                change.new_row.columns[0].kind == 'b');
+        marked = marked ||
+                 (change.kind == SP_PGO_MESSAGE && change.content_len == 4 && change.transactional);
         last = change.kind == SP_PGO_COMMIT ? change.end_lsn : last;
     }
     assert_true(inserted && marked && last > point);
@@ -163,11 +178,11 @@ static void stream(void **state)
 // ---- pipelines
 
 typedef struct answer {
-    bool done;         // told
-    sp_error_t err;    // how
-    size_t statement;  // where
-    int rows;          // seen
-    char last[64];     // last value of the first column
+    bool done;        // told
+    sp_error_t err;   // how
+    size_t statement; // where
+    int rows;         // seen
+    char last[64];    // last value of the first column
 } answer_t;
 
 static void on_result(void *arg, size_t index, const PGresult *result)
@@ -190,7 +205,8 @@ static void on_done(void *arg, const sp_error_t *err, size_t statement)
 static void turn(sp_pipe_t *pipe)
 {
     sp_pipe_tick(pipe);
-    struct pollfd p = {sp_pipe_fd(pipe), (short)(POLLIN | (sp_pipe_wants_write(pipe) ? POLLOUT : 0)), 0};
+    struct pollfd p = {sp_pipe_fd(pipe),
+                       (short)(POLLIN | (sp_pipe_wants_write(pipe) ? POLLOUT : 0)), 0};
     if (poll(&p, p.fd >= 0, 20) > 0)
         sp_pipe_ready(pipe);
 }
@@ -218,19 +234,28 @@ static sp_pipe_t *pipe_open(const char *user, size_t cache)
     sp_pipe_t *pipe = NULL;
     sp_error_t err = {0};
     sp_dsn_t dsn = fixture_dsn(user);
-    done_ok(sp_pipe_new(&pipe, &dsn, &(sp_pipe_options_t){.application_name = "test", .cache = cache}, &err), &err);
+    done_ok(sp_pipe_new(&pipe, &dsn,
+                        &(sp_pipe_options_t){.application_name = "test", .cache = cache}, &err),
+            &err);
     wait_up(pipe);
     return pipe;
 }
 
-#define S(text) {.sql = text}
-#define SEND(pipe, list, answer) send_request(pipe, list, sizeof list / sizeof list[0], answer, 5000, false)
-#define SEND_READ(pipe, list, answer) send_request(pipe, list, sizeof list / sizeof list[0], answer, 5000, true)
+#define S(text)                                                                                    \
+    {                                                                                              \
+        .sql = text                                                                                \
+    }
+#define SEND(pipe, list, answer)                                                                   \
+    send_request(pipe, list, sizeof list / sizeof list[0], answer, 5000, false)
+#define SEND_READ(pipe, list, answer)                                                              \
+    send_request(pipe, list, sizeof list / sizeof list[0], answer, 5000, true)
 
-static void send_request(sp_pipe_t *pipe, const sp_pipe_statement_t *list, size_t n, answer_t *a, int64_t ms, bool read_only)
+static void send_request(sp_pipe_t *pipe, const sp_pipe_statement_t *list, size_t n, answer_t *a,
+                         int64_t ms, bool read_only)
 {
     sp_error_t err = {0};
-    const sp_pipe_request_t request = {list, n, sp_clock_mono_ms() + ms, read_only, on_result, on_done, a};
+    const sp_pipe_request_t request = {list,    n, sp_clock_mono_ms() + ms, read_only, on_result,
+                                       on_done, a};
     *a = (answer_t){0};
     done_ok(sp_pipe_submit(pipe, &request, &err), &err);
 }
@@ -248,7 +273,8 @@ static int64_t scalar(const char *sql)
 static void make_table(void)
 {
     sp_pg_t *pg = fixture_open("shop_owner", NULL);
-    exec_ok(pg, "DROP TABLE IF EXISTS public.p; CREATE TABLE public.p (id int PRIMARY KEY, ref int REFERENCES public.p DEFERRABLE INITIALLY DEFERRED)");
+    exec_ok(pg, "DROP TABLE IF EXISTS public.p; CREATE TABLE public.p (id int PRIMARY KEY, ref int "
+                "REFERENCES public.p DEFERRABLE INITIALLY DEFERRED)");
     sp_pg_close(&pg);
 }
 
@@ -259,7 +285,10 @@ static void pipelined(void **state)
     sp_pipe_t *pipe = pipe_open("shop_app", 0);
     answer_t answers[300];
     static const char *const one[] = {"7"};
-    static const sp_pipe_statement_t read[] = {S("SELECT generate_series(1, 3)"), {.sql = "SELECT $1::int", .n_params = 1, .values = one}};
+    static const sp_pipe_statement_t read[] = {S("SELECT generate_series(1, 3)"),
+                                               {.sql = "SELECT $1::int",
+                                                .n_params = 1,
+                                                .values = one}};
     for (int i = 0; i < 300; i++)
         SEND_READ(pipe, read, &answers[i]);
     assert_int_equal(sp_pipe_depth(pipe), 300);
@@ -281,7 +310,8 @@ static void errors_roll_back(void **state)
     sp_pipe_t *pipe = pipe_open("shop_app", 0);
     answer_t a, b, c, d, e;
     static const sp_pipe_statement_t good[] = {S("INSERT INTO public.p VALUES (1)")};
-    static const sp_pipe_statement_t bad[] = {S("INSERT INTO public.p VALUES (2)"), S("INSERT INTO public.p VALUES (1)"), S("SELECT 50")};
+    static const sp_pipe_statement_t bad[] = {S("INSERT INTO public.p VALUES (2)"),
+                                              S("INSERT INTO public.p VALUES (1)"), S("SELECT 50")};
     static const sp_pipe_statement_t at_commit[] = {S("INSERT INTO public.p VALUES (3, 99)")};
     static const sp_pipe_statement_t broken[] = {S("SELECT 5"), S("SELEKT"), S("SELECT 6")};
     static const sp_pipe_statement_t last[] = {S("SELECT 6"), S("SELECT count(*) FROM public.p")};
@@ -355,7 +385,8 @@ static void kill_backends(void)
 {
     scalar("SELECT 1");
     sp_pg_t *pg = fixture_open("shardplane_ddl", NULL);
-    exec_ok(pg, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'");
+    exec_ok(pg, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+                "'test'");
     sp_pg_close(&pg);
 }
 
@@ -373,12 +404,14 @@ static void lost_connections(void **state)
     turn(pipe);
     kill_backends();
     wait_for(pipe, &c.done);
-    assert_int_equal(a.err.code, SP_E_UNAVAILABLE); // told to be rolled back by the server's last word
+    assert_int_equal(a.err.code,
+                     SP_E_UNAVAILABLE); // told to be rolled back by the server's last word
     assert_int_equal(b.err.code, SP_E_OUTCOME_UNKNOWN);
     assert_int_equal(c.err.code, SP_E_UNAVAILABLE);
     assert_false(sp_pipe_up(pipe));
     sp_error_t err = {0};
-    assert_int_equal(sp_pipe_submit(pipe, &(sp_pipe_request_t){.statements = write, .n = 1}, &err), SP_E_UNAVAILABLE);
+    assert_int_equal(sp_pipe_submit(pipe, &(sp_pipe_request_t){.statements = write, .n = 1}, &err),
+                     SP_E_UNAVAILABLE);
     wait_up(pipe);
     assert_int_equal(sp_pipe_connects(pipe), 2);
     SEND(pipe, write, &b);
@@ -429,10 +462,12 @@ static void nobody_there(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(deadlines_and_stops), cmocka_unit_test(errors_are_told), cmocka_unit_test(copy_round_trip), cmocka_unit_test(stream),
-        cmocka_unit_test(pipelined), cmocka_unit_test(errors_roll_back), cmocka_unit_test(cache_is_bounded),
-        cmocka_unit_test(changed_plan_is_made_again), cmocka_unit_test(lost_connections), cmocka_unit_test(late_answers),
-        cmocka_unit_test(nobody_there)};
+    const struct CMUnitTest tests[] =
+        {cmocka_unit_test(deadlines_and_stops), cmocka_unit_test(errors_are_told),
+         cmocka_unit_test(copy_round_trip),     cmocka_unit_test(stream),
+         cmocka_unit_test(pipelined),           cmocka_unit_test(errors_roll_back),
+         cmocka_unit_test(cache_is_bounded),    cmocka_unit_test(changed_plan_is_made_again),
+         cmocka_unit_test(lost_connections),    cmocka_unit_test(late_answers),
+         cmocka_unit_test(nobody_there)};
     return cmocka_run_group_tests(tests, fixture_start, fixture_stop);
 }

@@ -23,7 +23,8 @@ static int fixture_script(const char *action)
     char *argv[] = {"tests/contract/postgres.sh", (char *)action, fixture_dir, fixture_port, NULL};
     pid_t pid;
     int status = -1;
-    if (posix_spawn(&pid, argv[0], NULL, NULL, argv, environ) != 0 || waitpid(pid, &status, 0) != pid)
+    if (posix_spawn(&pid, argv[0], NULL, NULL, argv, environ) != 0 ||
+        waitpid(pid, &status, 0) != pid)
         return -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -37,7 +38,10 @@ static int fixture_free_port(void)
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof a;
     int fd = socket(AF_INET, SOCK_STREAM, 0);
-    int port = fd >= 0 && bind(fd, (struct sockaddr *)&a, len) == 0 && getsockname(fd, (struct sockaddr *)&a, &len) == 0 ? ntohs(a.sin_port) : 0;
+    int port = fd >= 0 && bind(fd, (struct sockaddr *)&a, len) == 0 &&
+                       getsockname(fd, (struct sockaddr *)&a, &len) == 0
+                   ? ntohs(a.sin_port)
+                   : 0;
     close(fd);
     return port;
 }
@@ -58,7 +62,11 @@ static int fixture_stop(void **state)
 
 static sp_dsn_t fixture_dsn(const char *user)
 {
-    return (sp_dsn_t){.host = "127.0.0.1", .port = (int)strtol(fixture_port, NULL, 10), .database = "shop", .user = user, .password = "test"};
+    return (sp_dsn_t){.host = "127.0.0.1",
+                      .port = (int)strtol(fixture_port, NULL, 10),
+                      .database = "shop",
+                      .user = user,
+                      .password = "test"};
 }
 
 static sp_pg_t *fixture_open(const char *user, const sp_pg_options_t *options)

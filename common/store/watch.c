@@ -1,0 +1,273 @@
+// Watch: a thread that keeps one whole, linearizable snapshot of a prefix up to date. The stream only wakes it: what changed is
+// always read by a list, so an event that etcd lost, repeated or sent late can do no harm; and each second of silence is checked
+// by a read of the store's revision.
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/random.h"
+#include "common/store/store_impl.h"
+
+enum { PROBE_MS = 1000, DEFAULT_RELIST_MS = 30000, BACKOFF_MS = 100, BACKOFF_CAP_MS = 1000 };
+#define SNAPSHOT_LIMIT ((size_t)256 * 1024 * 1024)
+
+struct sp_watch {
+    sp_store_t *store;        // the thread's
+    char *prefix;             // owned
+    int relist_ms;            // at least this often
+    pthread_t thread;         // joined by stop
+    int stop_fd;              // eventfd: readable once stop was asked
+    int news_fd;              // eventfd: readable while a snapshot waits
+    _Atomic int64_t heard_ms; // when the store last answered, monotonic; 0 never
+    pthread_mutex_t lock;     // for the three below
+    sp_arena_t *arena;        // of `list`
+    sp_kv_list_t list;        // latest snapshot
+    bool fresh;               // it was not taken yet
+    int64_t listed_ms;        // the thread's: when it last listed
+    int64_t revision;         // the thread's: of its last list
+    bool down;                // the thread's: the store did not answer last time
+};
+
+static void set_event(int fd)
+{
+    uint64_t one = 1;
+    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+static void clear_event(int fd)
+{
+    uint64_t count;
+    while (read(fd, &count, sizeof count) < 0 && errno == EINTR)
+        ;
+}
+
+static void heard(sp_watch_t *self)
+{
+    atomic_store(&self->heard_ms, sp_clock_mono_ms());
+    if (self->down)
+        sp_log(SP_LOG_INFO, "STORE-BACK", "prefix", self->prefix, NULL);
+    self->down = false;
+}
+
+static void unheard(sp_watch_t *self, const sp_error_t *err)
+{
+    if (!self->down && err->code != SP_E_CANCELLED)
+        sp_log(SP_LOG_WARN, "STORE-UNAVAILABLE", "prefix", self->prefix, "reason", err->text, NULL);
+    self->down = self->down || err->code != SP_E_CANCELLED;
+}
+
+static bool same(const sp_kv_list_t *a, const sp_kv_list_t *b)
+{
+    if (a->n != b->n)
+        return false;
+    for (size_t i = 0; i < a->n; i++)
+        if (a->items[i].mod_revision != b->items[i].mod_revision ||
+            !sp_str_eq(a->items[i].key, b->items[i].key))
+            return false;
+    return true;
+}
+
+// Puts a list in place of the last one; it is news unless it says the same.
+static void publish(sp_watch_t *self, sp_arena_t *arena, const sp_kv_list_t *list)
+{
+    pthread_mutex_lock(&self->lock);
+    sp_arena_t *old = self->arena;
+    bool news = !old || !same(&self->list, list);
+    self->arena = arena;
+    self->list = *list;
+    self->fresh = self->fresh || news;
+    pthread_mutex_unlock(&self->lock);
+    sp_arena_destroy(&old);
+    if (news)
+        set_event(self->news_fd);
+}
+
+static bool list_now(sp_watch_t *self)
+{
+    sp_error_t err = {0};
+    sp_kv_list_t list;
+    sp_arena_t *arena = sp_arena_new(SNAPSHOT_LIMIT);
+    int rc = arena ? sp_store_list(self->store, sp_str(self->prefix), arena, &list, &err)
+                   : sp_error_set(&err, SP_E_OUT_OF_MEMORY, "watch");
+    // A handle refuses answers that are behind, but a new one would not know: never hand out an older snapshot.
+    if (rc == 0 && list.revision < self->revision)
+        rc = sp_error_set(&err, SP_E_CATALOG_UNAVAILABLE,
+                          "the store went back from revision %lld to %lld",
+                          (long long)self->revision, (long long)list.revision);
+    if (rc != 0) {
+        unheard(self, &err);
+        sp_arena_destroy(&arena);
+        return false;
+    }
+    self->revision = list.revision;
+    self->listed_ms = sp_clock_mono_ms();
+    heard(self);
+    publish(self, arena, &list);
+    return true;
+}
+
+// A second without news: is the store still there, and has it moved on without telling?
+static bool probe(sp_watch_t *self)
+{
+    sp_error_t err = {0};
+    int64_t revision;
+    if (self->store->ops->revision(self->store, &revision, &err) != 0) {
+        unheard(self, &err);
+        return false;
+    }
+    heard(self);
+    if (revision != self->revision || sp_clock_mono_ms() - self->listed_ms >= self->relist_ms)
+        return list_now(self);
+    return true;
+}
+
+// Follows one stream until it is lost or stop is asked.
+static void follow(sp_watch_t *self)
+{
+    const sp_store_ops_t *ops = self->store->ops;
+    sp_error_t err = {0};
+    if (ops->watch_begin(self->store, sp_str(self->prefix), self->revision + 1, &err) != 0) {
+        unheard(self, &err);
+        return;
+    }
+    for (bool going = true; going;) {
+        switch (
+            ops->watch_wait(self->store, PROBE_MS < self->relist_ms ? PROBE_MS : self->relist_ms)) {
+        case SP_NEWS_CHANGED:
+            going = list_now(self);
+            break;
+        case SP_NEWS_NONE:
+            going = probe(self);
+            break;
+        case SP_NEWS_LOST:
+        case SP_NEWS_STOPPED:
+            going = false;
+            break;
+        }
+    }
+    ops->watch_end(self->store);
+}
+
+// Waits unless stop is asked: then true.
+static bool stopped_within(sp_watch_t *self, int64_t ms)
+{
+    struct pollfd fd = {.fd = self->stop_fd, .events = POLLIN};
+    return poll(&fd, 1, (int)ms) > 0;
+}
+
+static void *run(void *arg)
+{
+    sp_watch_t *self = arg;
+    int failures = 0;
+    while (!stopped_within(self, failures
+                                     ? sp_random_backoff_ms(failures, BACKOFF_MS, BACKOFF_CAP_MS)
+                                     : 0)) {
+        int64_t began_ms = sp_clock_mono_ms();
+        if (!list_now(self)) {
+            failures++;
+            continue;
+        }
+        follow(self);
+        // A stream that ends at once, again and again, must not become a busy loop.
+        failures = sp_clock_mono_ms() - began_ms < PROBE_MS ? failures + 1 : 0;
+    }
+    return NULL;
+}
+
+static void watch_free(sp_watch_t *self)
+{
+    sp_store_close(&self->store);
+    sp_arena_destroy(&self->arena);
+    if (self->stop_fd >= 0)
+        close(self->stop_fd);
+    if (self->news_fd >= 0)
+        close(self->news_fd);
+    pthread_mutex_destroy(&self->lock);
+    free(self->prefix);
+    free(self);
+}
+
+int sp_watch_start(sp_watch_t **ret_self, const sp_store_options_t *etcd_options,
+                   const char *memory_name, const char *prefix, int relist_ms, sp_error_t *err)
+{
+    sp_watch_t *self = calloc(1, sizeof *self);
+    if (!self)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "watch");
+    pthread_mutex_init(&self->lock, NULL);
+    self->relist_ms = relist_ms > 0 ? relist_ms : DEFAULT_RELIST_MS;
+    self->prefix = strdup(prefix);
+    self->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    self->news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int rc = 0;
+    if (!self->prefix || self->stop_fd < 0 || self->news_fd < 0)
+        rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "watch");
+    else if (etcd_options)
+        rc = sp_store_open_etcd(&self->store, etcd_options, err);
+    else
+        rc = sp_store_open_memory(&self->store, memory_name, err);
+    if (rc == 0) {
+        self->store->ops->cancel_by(self->store, self->stop_fd);
+        if (pthread_create(&self->thread, NULL, run, self) != 0)
+            rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "a watch cannot start");
+    }
+    if (rc != 0) {
+        watch_free(self);
+        return rc;
+    }
+    *ret_self = self;
+    return 0;
+}
+
+void sp_watch_stop(sp_watch_t **self_p)
+{
+    if (!self_p || !*self_p)
+        return;
+    set_event((*self_p)->stop_fd);
+    pthread_join((*self_p)->thread, NULL);
+    watch_free(*self_p);
+    *self_p = NULL;
+}
+
+int sp_watch_fd(const sp_watch_t *self)
+{
+    return self->news_fd;
+}
+
+bool sp_watch_take(sp_watch_t *self, sp_arena_t *arena, sp_kv_list_t *ret_list)
+{
+    // Cleared first: what is published meanwhile sets it again.
+    clear_event(self->news_fd);
+    pthread_mutex_lock(&self->lock);
+    bool taken = self->fresh;
+    if (taken) {
+        sp_kv_list_t list = self->list;
+        list.items = sp_arena_alloc(arena, list.n, sizeof *list.items);
+        taken = list.items != NULL;
+        for (size_t i = 0; taken && i < list.n; i++) {
+            list.items[i] = self->list.items[i];
+            list.items[i].key = sp_arena_str(arena, self->list.items[i].key);
+            list.items[i].value = sp_arena_str(arena, self->list.items[i].value);
+            taken = list.items[i].key.ptr && list.items[i].value.ptr;
+        }
+        if (taken) {
+            *ret_list = list;
+            self->fresh = false;
+        }
+    }
+    pthread_mutex_unlock(&self->lock);
+    return taken;
+}
+
+int64_t sp_watch_age_ms(const sp_watch_t *self)
+{
+    int64_t heard_ms = atomic_load(&self->heard_ms);
+    return heard_ms ? sp_clock_mono_ms() - heard_ms : INT64_MAX;
+}
