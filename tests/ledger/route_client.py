@@ -8,6 +8,8 @@ import zmq
 SHARD_FOR_KEY, SHARD_FOR_KEY_REPLY = 101, 102
 EXECUTE, EXECUTE_REPLY = 105, 106
 ERROR = 1
+# The router answers within the deadline; this is for the way there and back.
+REPLY_MARGIN_MS = 2000
 
 
 class RouteError(Exception):
@@ -64,8 +66,7 @@ class RouteClient:
             self._drop()
             raise RouteError({1: "unavailable", 2: "no router is connected; nothing was sent"})
         socket.send_multipart([msgpack.packb(envelope), msgpack.packb(body)])
-        # The router answers within the deadline; the margin is the way there and back.
-        while socket.poll(timeout_ms + 2000, zmq.POLLIN):
+        while socket.poll(timeout_ms + REPLY_MARGIN_MS, zmq.POLLIN):
             frames = socket.recv_multipart()
             if len(frames) != 2:
                 continue
