@@ -22,6 +22,7 @@ static const char question[] =
 enum { COL_RECOVERY, COL_LSN, COL_AGE, COL_RECEIVING, COL_SYSTEM, COL_TIMELINE, COLUMNS };
 
 typedef enum { IDLE, CONNECTING, ASKING } stage_t;
+enum { RECONNECT_ROUNDS = 10 };
 
 struct probe {
     char shard_id[64];          // shard
@@ -33,6 +34,7 @@ struct probe {
     PGconn *conn;               // or NULL
     stage_t stage;              // where the round stands
     bool reused;                // this round goes over a kept connection
+    int kept_rounds;            // rounds over this connection
     short events;               // to wait for
     int64_t deadline_ms;        // of the round
     int64_t asked_us;           // when the query was sent
@@ -111,6 +113,7 @@ int probe_fd(const probe_t *self, short *ret_events)
 static void begin_connecting(probe_t *self)
 {
     self->reused = false;
+    self->kept_rounds = 0;
     self->stage = CONNECTING;
     self->events = POLLOUT;
     sp_conninfo_t info;
@@ -141,6 +144,9 @@ void probe_start(probe_t *self, int64_t deadline_ms)
     if (self->stage != IDLE)
         return;
     self->deadline_ms = deadline_ms;
+    // Kept sessions go on when the postmaster hangs, so now and then a new one must be possible.
+    if (self->conn && ++self->kept_rounds >= RECONNECT_ROUNDS)
+        drop_connection(self);
     if (self->conn) {
         self->reused = true;
         begin_asking(self);
@@ -238,10 +244,10 @@ static bool step_asking(probe_t *self, short revents, probe_outcome_t *ret)
         if (PQresultStatus(result) != PGRES_TUPLES_OK)
             sp_pg_result_error(result, &self->err);
         PQclear(result);
-        // What ends a session (a shutdown, an administrator) shows on the next connection, if it lasts.
-        return self->reused && PQstatus(self->conn) == CONNECTION_BAD
-                   ? fail_connection(self, "lost", ret)
-                   : fail_round(self, ret);
+        // Class 57P ends the session only: a shutdown, if it lasts, shows on the next connection.
+        bool ended =
+            PQstatus(self->conn) == CONNECTION_BAD || strncmp(self->err.sqlstate, "57P", 3) == 0;
+        return self->reused && ended ? fail_connection(self, "lost", ret) : fail_round(self, ret);
     }
     if (PQstatus(self->conn) == CONNECTION_BAD)
         return fail_connection(self, "lost", ret);
