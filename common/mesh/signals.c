@@ -68,6 +68,12 @@ zloop_t *sp_mesh_loop(void)
     return loop;
 }
 
+void sp_mesh_run(zloop_t *loop)
+{
+    while (zloop_start(loop) == 0) {
+    }
+}
+
 int sp_signals_open(sp_signals_t **ret_self, zloop_t *loop, sp_signal_fn *on_signal, void *arg,
                     sp_error_t *err)
 {

@@ -22,5 +22,8 @@ void sp_signals_close(sp_signals_t **self_p);
 void sp_mesh_setup(void);
 // A zloop that only its handlers end. NULL when memory runs out.
 zloop_t *sp_mesh_loop(void);
+// Runs the loop until a handler ends it (returns -1). zloop_start alone also ends whenever a signal interrupts its poll, before the
+// signal's own handler has been asked.
+void sp_mesh_run(zloop_t *loop);
 
 #endif

@@ -166,7 +166,7 @@ int sp_gateway_run(const sp_config_t *config, sp_error_t *err)
     int rc = start(&self, err);
     if (rc == 0) {
         sp_log(SP_LOG_INFO, "GATEWAY-READY", "http", sp_http_endpoint(self.http), "version", sp_config_version(), NULL);
-        zloop_start(self.loop);
+        sp_mesh_run(self.loop);
         sp_log(SP_LOG_INFO, "GATEWAY-STOPPED", NULL);
     }
     stop(&self);

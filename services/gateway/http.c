@@ -215,8 +215,9 @@ static void on_completed(void *cls, struct MHD_Connection *con, void **con_cls, 
 typedef struct framing {
     int lengths;      // Content-Length headers
     int encodings;    // Transfer-Encoding headers
-    bool bad_length;  // not a number, or over max_body
+    bool bad_length;  // not a number
     bool large;       // Content-Length over max_body
+    bool endless;     // ... and over what would be swallowed
     bool expects;     // Expect: 100-continue
     size_t max_body;  // limit
     size_t bytes;     // names and values
@@ -236,6 +237,7 @@ static enum MHD_Result on_header(void *cls, enum MHD_ValueKind kind, const char 
             length = INT64_MAX;
         }
         f->large = length > (int64_t)f->max_body;
+        f->endless = length > (int64_t)SWALLOW_MAX;
     } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
         f->encodings++;
     } else if (strcasecmp(name, "Expect") == 0) {
@@ -289,7 +291,7 @@ static bool begin(sp_http_t *self, sp_exchange_t *x, const char *method)
     }
     if (f.large) {
         refuse(x, SP_E_TOO_LARGE, "the body is over its limit", true);
-        return f.expects; // it has not been sent yet
+        return f.expects || f.endless; // it has not been sent yet, or would never end
     }
     return false;
 }
@@ -553,6 +555,7 @@ int sp_http_open(sp_http_t **ret_self, zloop_t *loop, const sp_http_options_t *o
     self->epoll_fd = info->epoll_fd;
     zmq_pollitem_t item = {.fd = self->epoll_fd, .events = ZMQ_POLLIN};
     zloop_poller(loop, &item, on_readable, self);
+    zloop_poller_set_tolerant(loop, &item);
     self->tick = zloop_timer(loop, TICK_MS, 0, on_tick, self);
     *ret_self = self;
     return 0;

@@ -7,6 +7,12 @@
 
 void sp_route_split(sp_str_t uri, sp_str_t *ret_path, sp_str_t *ret_query)
 {
+    // Absolute form, as to a proxy: http://host/path
+    if (sp_str_starts(uri, "http://")) {
+        const char *slash = memchr(uri.ptr + 7, '/', uri.len - 7);
+        size_t skip = slash != NULL ? (size_t)(slash - uri.ptr) : uri.len;
+        uri = (sp_str_t){uri.ptr + skip, uri.len - skip};
+    }
     const char *mark = uri.len > 0 ? memchr(uri.ptr, '?', uri.len) : NULL;
     size_t path = mark != NULL ? (size_t)(mark - uri.ptr) : uri.len;
     *ret_path = (sp_str_t){uri.ptr, path};

@@ -72,6 +72,8 @@ static void test_routes(void **state)
     assert_int_equal(request("GET", "/api/v1/reshard/jobs?state=ready&limit=5", NULL, &schema, &body), 0);
     assert_int_equal(((sp_msg_job_list_t *)body)->limit, 5);
     assert_int_equal(((sp_msg_job_list_t *)body)->state, SP_JOB_STATE_READY);
+    assert_int_equal(request("GET", "http://host:1/api/v1/shards/a?", NULL, &schema, &body), 0);
+    assert_ptr_equal(schema, &sp_schema_shard_get);
     // In a path a plus is a plus.
     assert_int_equal(request("HEAD", "/api/v1/shards/a+b", NULL, &schema, &body), 0);
     assert_true(sp_str_eqz(((sp_msg_shard_get_t *)body)->shard_id, "a+b"));
@@ -89,6 +91,7 @@ static void test_refusals(void **state)
     } rows[] = {
         {"GET", "/", NULL, SP_E_NOT_FOUND, ""},
         {"GET", "", NULL, SP_E_NOT_FOUND, ""},
+        {"GET", "http://host", NULL, SP_E_NOT_FOUND, ""},
         {"GET", "/api/v1/shards/", NULL, SP_E_INVALID_ARGUMENT, "shard_id: 0 bytes"},
         {"GET", "/api/v1/shards/a/b/c/d", NULL, SP_E_NOT_FOUND, ""},
         {"GET", "/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a", NULL, SP_E_NOT_FOUND, ""},
