@@ -257,7 +257,7 @@ int health_run(const sp_config_t *config, sp_error_t *err)
     int rc = open_all(&self, err);
     if (rc == SP_OK) {
         sp_log(SP_LOG_INFO, "HEALTH-STARTED", "endpoint", sp_server_endpoint(self.server), NULL);
-        zloop_start(self.loop);
+        sp_mesh_run(self.loop);
         sp_log(SP_LOG_INFO, "HEALTH-STOPPED", NULL);
     }
     close_all(&self);
