@@ -14,9 +14,10 @@ void sp_arena_destroy(sp_arena_t **self_p);
 void sp_arena_reset(sp_arena_t *self); // frees all but the first block
 // Zeroed, aligned for any type; NULL over the limit or when memory runs out. n*size is checked for overflow.
 void *sp_arena_alloc(sp_arena_t *self, size_t n, size_t size);
-sp_str_t sp_arena_str(sp_arena_t *self, sp_str_t s);        // copy, also NUL-terminated behind len; absent on failure
-char *sp_arena_strz(sp_arena_t *self, const char *z);       // copy of a C string
-char *sp_arena_cstr(sp_arena_t *self, sp_str_t s);          // NUL-terminated copy
+sp_str_t sp_arena_str(sp_arena_t *self,
+                      sp_str_t s); // copy, also NUL-terminated behind len; absent on failure
+char *sp_arena_strz(sp_arena_t *self, const char *z); // copy of a C string
+char *sp_arena_cstr(sp_arena_t *self, sp_str_t s);    // NUL-terminated copy
 char *sp_arena_printf(sp_arena_t *self, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

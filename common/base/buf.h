@@ -8,15 +8,18 @@
 #include "common/base/str.h"
 
 typedef struct sp_buf {
-    char *data;    // owned; NUL-terminated behind len once anything was appended
-    size_t len;    // bytes in use
-    size_t cap;    // bytes allocated
-    size_t limit;  // most bytes, 0 none
-    bool failed;   // an append did not fit
+    char *data;   // owned; NUL-terminated behind len once anything was appended
+    size_t len;   // bytes in use
+    size_t cap;   // bytes allocated
+    size_t limit; // most bytes, 0 none
+    bool failed;  // an append did not fit
 } sp_buf_t;
 
-#define SP_BUF_INIT {0}
-void sp_buf_free(sp_buf_t *self); // frees and zeroes; also a zeroed one
+#define SP_BUF_INIT                                                                                \
+    {                                                                                              \
+        0                                                                                          \
+    }
+void sp_buf_free(sp_buf_t *self);  // frees and zeroes; also a zeroed one
 void sp_buf_reset(sp_buf_t *self); // keeps the memory
 bool sp_buf_reserve(sp_buf_t *self, size_t more);
 void sp_buf_add(sp_buf_t *self, const void *data, size_t len);

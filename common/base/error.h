@@ -8,15 +8,16 @@
 #include "schemas/errors.h" // SP_OK, SP_E_INVALID_ARGUMENT, ...; sp_error_rows
 
 typedef struct sp_error {
-    int code;        // negative code of schemas/errors.json, or 0
-    bool retryable;  // whether the same call can succeed later; set from the code, may be overridden
+    int code;       // negative code of schemas/errors.json, or 0
+    bool retryable; // whether the same call can succeed later; set from the code, may be overridden
     char sqlstate[6]; // SQLSTATE where PostgreSQL refused, else ""
-    char text[1024]; // for people: what happened and what to do; never a secret
+    char text[1024];  // for people: what happened and what to do; never a secret
     char detail[512]; // PostgreSQL's DETAIL (e.g. the JSON of SHP01) or "", already redacted
 } sp_error_t;
 
 // Fills err (may be NULL) and returns code, so that `return sp_error_set(...)` reads well. Long texts are cut at a UTF-8 border.
-int sp_error_set(sp_error_t *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int sp_error_set(sp_error_t *err, int code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 // Puts "context: " before the text that is there; returns err's code.
 int sp_error_prefix(sp_error_t *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void sp_error_clear(sp_error_t *err);

@@ -7,7 +7,8 @@
 typedef enum { SP_LOG_DEBUG, SP_LOG_INFO, SP_LOG_WARN, SP_LOG_ERROR } sp_log_level_t;
 
 // Once, before threads start. format: "kv" or "json". Strings are copied.
-void sp_log_setup(const char *service, const char *service_id, const char *level, const char *format);
+void sp_log_setup(const char *service, const char *service_id, const char *level,
+                  const char *format);
 bool sp_log_enabled(sp_log_level_t level);
 // Pairs of (key, value) C strings, ended by NULL: sp_log(SP_LOG_INFO, "RESHARD-FENCED", "job", id, "shard", s, NULL).
 // Values are quoted and escaped as the format asks; a NULL value is left out. Thread-safe; one write() a line.

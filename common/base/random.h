@@ -7,7 +7,7 @@
 
 void sp_random_bytes(void *out, size_t len);
 uint64_t sp_random_u64(void);
-uint32_t sp_random_below(uint32_t limit);       // uniform in [0, limit); 0 for limit 0
+uint32_t sp_random_below(uint32_t limit); // uniform in [0, limit); 0 for limit 0
 // n characters of lower-case base32 (a-z2-7) and a NUL: out needs n+1 bytes.
 void sp_random_id(char *out, size_t n);
 // Backoff with full jitter: uniform in [base/2, min(cap, base << attempt)].

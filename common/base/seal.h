@@ -11,8 +11,10 @@ typedef struct sp_seal sp_seal_t; // holds the key, in locked memory
 int sp_seal_open(sp_seal_t **ret_self, const char *path, sp_error_t *err);
 void sp_seal_close(sp_seal_t **self_p);
 // "v1:" + base64(nonce + box), from the arena.
-int sp_seal_encrypt(const sp_seal_t *self, sp_str_t clear, sp_arena_t *arena, sp_str_t *ret_sealed, sp_error_t *err);
+int sp_seal_encrypt(const sp_seal_t *self, sp_str_t clear, sp_arena_t *arena, sp_str_t *ret_sealed,
+                    sp_error_t *err);
 // SP_E_MALFORMED when it was not sealed with this key. The error never shows the text.
-int sp_seal_decrypt(const sp_seal_t *self, sp_str_t sealed, sp_arena_t *arena, sp_str_t *ret_clear, sp_error_t *err);
+int sp_seal_decrypt(const sp_seal_t *self, sp_str_t sealed, sp_arena_t *arena, sp_str_t *ret_clear,
+                    sp_error_t *err);
 
 #endif

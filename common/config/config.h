@@ -10,14 +10,14 @@
 #include "common/base/error.h"
 
 typedef enum {
-    SP_OPT_STRING,   // min, max bound the bytes (max 0: 4096)
-    SP_OPT_INT,      // min, max bound the value
-    SP_OPT_BOOL,     // true or false
-    SP_OPT_LIST,     // array of strings, or one string with commas
+    SP_OPT_STRING, // min, max bound the bytes (max 0: 4096)
+    SP_OPT_INT,    // min, max bound the value
+    SP_OPT_BOOL,   // true or false
+    SP_OPT_LIST,   // array of strings, or one string with commas
     SP_OPT_ENDPOINT, // tcp://host:port, tcp://*:port, tcp://host:* (any free port), ipc://path, inproc://name
-    SP_OPT_ADDRESS,  // host:port of an HTTP listener; "" switches it off
-    SP_OPT_FILE,     // path; relative ones count from the working directory
-    SP_OPT_SECRET,   // path of a file that must exist and that only its owner may read (mode 0600 or less)
+    SP_OPT_ADDRESS, // host:port of an HTTP listener; "" switches it off
+    SP_OPT_FILE,    // path; relative ones count from the working directory
+    SP_OPT_SECRET, // path of a file that must exist and that only its owner may read (mode 0600 or less)
 } sp_option_type_t;
 
 typedef struct sp_option {
@@ -40,18 +40,21 @@ typedef struct sp_config sp_config_t;
 // Reads --config FILE, or CONFIG_PATH, or neither (defaults only); METADATA_ENDPOINTS overrides metadata_endpoints. --help, --version
 // and --print-config-sample print to stdout and set *ret_done: the process should exit with 0. Unknown keys (the nearest known one is
 // named), duplicate keys, wrong types and values out of range are SP_E_CONFIG. rows must outlive the config.
-int sp_config_load(sp_config_t **ret_self, const char *kind, const sp_option_t *rows, size_t n, int argc, char **argv, bool *ret_done,
-                   sp_error_t *err);
+int sp_config_load(sp_config_t **ret_self, const char *kind, const sp_option_t *rows, size_t n,
+                   int argc, char **argv, bool *ret_done, sp_error_t *err);
 // The same from a text, for tests and fuzzing; `name` stands in errors.
-int sp_config_parse(sp_config_t **ret_self, const char *kind, const sp_option_t *rows, size_t n, const char *name, const char *text,
-                    size_t len, sp_error_t *err);
+int sp_config_parse(sp_config_t **ret_self, const char *kind, const sp_option_t *rows, size_t n,
+                    const char *name, const char *text, size_t len, sp_error_t *err);
 void sp_config_destroy(sp_config_t **self_p);
 
 // Values; borrowed from the config. A name that no row has, or that is of another type, is a bug of ours and ends the process.
-const char *sp_config_str(const sp_config_t *self, const char *name); // NULL when absent; STRING, ENDPOINT, ADDRESS, FILE, SECRET
-int64_t sp_config_int(const sp_config_t *self, const char *name);     // 0 when absent
-bool sp_config_bool(const sp_config_t *self, const char *name);       // false when absent
-const char *const *sp_config_list(const sp_config_t *self, const char *name, size_t *ret_n); // NULL-terminated
+const char *
+sp_config_str(const sp_config_t *self,
+              const char *name); // NULL when absent; STRING, ENDPOINT, ADDRESS, FILE, SECRET
+int64_t sp_config_int(const sp_config_t *self, const char *name); // 0 when absent
+bool sp_config_bool(const sp_config_t *self, const char *name);   // false when absent
+const char *const *sp_config_list(const sp_config_t *self, const char *name,
+                                  size_t *ret_n); // NULL-terminated
 
 // What to register for others: `bound` (tcp://host:port, as the socket says) with the host, and where told the port, of `advertise`;
 // a wildcard host without `advertise` becomes this machine's host name. out may not be `bound`.

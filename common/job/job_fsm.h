@@ -11,17 +11,17 @@
 
 // The numbers of enum job_state in schemas/job.json (a unit test compares them).
 typedef enum {
-    SP_JOB_PENDING = 1,     // preflight and plan
-    SP_JOB_PRECOPY = 2,     // targets' schema, slot, copy, indexes
-    SP_JOB_DELTASYNC = 3,   // targets follow the source's changes
-    SP_JOB_VALIDATING = 4,  // source and targets are compared at one position
-    SP_JOB_READY = 5,       // targets are being armed
-    SP_JOB_CUTOVER = 6,     // fence, drain, seal, flip, open
-    SP_JOB_COMPLETED = 7,   // targets own the arcs; the source is kept
-    SP_JOB_FINALIZED = 8,   // nothing of the job is left
-    SP_JOB_LIFTING = 9,     // a cutover is being given up
-    SP_JOB_FAILED = 10,     // undone; may be tried again
-    SP_JOB_CANCELLED = 11,  // undone at somebody's wish
+    SP_JOB_PENDING = 1,      // preflight and plan
+    SP_JOB_PRECOPY = 2,      // targets' schema, slot, copy, indexes
+    SP_JOB_DELTASYNC = 3,    // targets follow the source's changes
+    SP_JOB_VALIDATING = 4,   // source and targets are compared at one position
+    SP_JOB_READY = 5,        // targets are being armed
+    SP_JOB_CUTOVER = 6,      // fence, drain, seal, flip, open
+    SP_JOB_COMPLETED = 7,    // targets own the arcs; the source is kept
+    SP_JOB_FINALIZED = 8,    // nothing of the job is left
+    SP_JOB_LIFTING = 9,      // a cutover is being given up
+    SP_JOB_FAILED = 10,      // undone; may be tried again
+    SP_JOB_CANCELLED = 11,   // undone at somebody's wish
     SP_JOB_ROLLED_BACK = 12, // reserved: the way back after a flip
 } sp_job_state_t;
 enum { SP_JOB_STATES = 13 }; // one more than the greatest
@@ -80,8 +80,10 @@ bool sp_job_can_follow(int from, int to);
 // Mode from the record: catalog_job.flipped and .undo_to (0 when absent).
 sp_job_mode_t sp_job_mode(bool flipped, int undo_to);
 
-bool sp_job_is_live(int state);     // holds its shards: another job on them is refused (pending..cutover, lifting)
-bool sp_job_is_terminal(int state); // nothing can happen to it any more (finalized, cancelled, rolled_back)
+bool sp_job_is_live(
+    int state); // holds its shards: another job on them is refused (pending..cutover, lifting)
+bool sp_job_is_terminal(
+    int state); // nothing can happen to it any more (finalized, cancelled, rolled_back)
 // A row for the command exists. A repeated cancel of a cancelled job is the caller's no-op.
 bool sp_job_may_cancel(int state, int mode);
 bool sp_job_may_retry(int state, int mode);

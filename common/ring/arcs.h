@@ -26,7 +26,7 @@ bool sp_arcs_contains(sp_arcs_t arcs, int64_t hash);
 bool sp_arcs_equal(sp_arcs_t a, sp_arcs_t b);
 bool sp_arcs_is_all(sp_arcs_t arcs);
 bool sp_arcs_is_none(sp_arcs_t arcs);
-bool sp_arcs_overlap(sp_arcs_t a, sp_arcs_t b); // any hash in both
+bool sp_arcs_overlap(sp_arcs_t a, sp_arcs_t b);        // any hash in both
 bool sp_arcs_within(sp_arcs_t inner, sp_arcs_t outer); // every hash of inner is in outer
 // Ranges [from, to) in ascending order; a wrapped arc counts as two.
 size_t sp_arcs_ranges(sp_arcs_t arcs);
@@ -35,7 +35,8 @@ double sp_arcs_share(sp_arcs_t arcs);
 
 // SP_E_OUT_OF_MEMORY only.
 int sp_arcs_union(sp_arcs_t a, sp_arcs_t b, sp_arena_t *arena, sp_arcs_t *ret, sp_error_t *err);
-int sp_arcs_subtract(sp_arcs_t a, sp_arcs_t b, sp_arena_t *arena, sp_arcs_t *ret, sp_error_t *err); // a without b
+int sp_arcs_subtract(sp_arcs_t a, sp_arcs_t b, sp_arena_t *arena, sp_arcs_t *ret,
+                     sp_error_t *err); // a without b
 int sp_arcs_intersect(sp_arcs_t a, sp_arcs_t b, sp_arena_t *arena, sp_arcs_t *ret, sp_error_t *err);
 
 // From ranges [from[i], to[i]) in any order, overlaps allowed; `to` INT64_MIN means "to the end of the space"; a range with
@@ -44,7 +45,8 @@ typedef struct sp_range {
     int64_t from; // first hash inside
     int64_t to;   // first hash outside
 } sp_range_t;
-int sp_arcs_from_ranges(const sp_range_t *ranges, size_t n, sp_arena_t *arena, sp_arcs_t *ret, sp_error_t *err);
+int sp_arcs_from_ranges(const sp_range_t *ranges, size_t n, sp_arena_t *arena, sp_arcs_t *ret,
+                        sp_error_t *err);
 
 // `{-9223372036854775808,17}`: a literal for int8[] without quotes.
 void sp_arcs_literal(sp_arcs_t arcs, sp_buf_t *out);

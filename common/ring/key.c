@@ -52,7 +52,7 @@ static int canonical_bigint(sp_str_t in, char *out, size_t out_size, sp_str_t *r
     if (sp_str_to_int64(s, &value) != SP_OK)
         return sp_error_set(err, SP_E_INVALID_ARGUMENT,
                             "key \"" SP_STR_FMT "\" is not a bigint: digits with an optional sign, "
-                                                "from -9223372036854775808 to 9223372036854775807",
+                            "from -9223372036854775808 to 9223372036854775807",
                             SP_STR_ARG(show));
     int n = snprintf(out, out_size, "%" PRId64, value);
     if (n < 0 || (size_t)n >= out_size)

@@ -21,7 +21,8 @@ enum { SP_KEY_CANONICAL_MAX = 40 }; // enough for a canonical bigint or uuid and
 //   uuid:   every form that uuid_in accepts (upper case, braces, hyphens after any group of four digits), to lower case
 //   text:   as it is; valid UTF-8 without NUL
 // ret borrows from out, for text from in. SP_E_INVALID_ARGUMENT, or SP_E_TOO_LARGE when out_size is too small.
-int sp_key_canonical(int key_type, sp_str_t in, char *out, size_t out_size, sp_str_t *ret, sp_error_t *err);
+int sp_key_canonical(int key_type, sp_str_t in, char *out, size_t out_size, sp_str_t *ret,
+                     sp_error_t *err);
 
 // "bigint", "text", "uuid"; "unknown" for none.
 const char *sp_key_type_name(int key_type);

@@ -22,6 +22,7 @@ int sp_tokens_encode(sp_tokens_t tokens, sp_arena_t *arena, sp_str_t *ret, sp_er
 int sp_tokens_decode(sp_str_t text, sp_arena_t *arena, sp_tokens_t *ret, sp_error_t *err);
 // The `count` tokens with which a shard joins a ring: a function of its name alone, but for those in `taken` (any order), which are
 // passed over. SP_E_INVALID_ARGUMENT for count 0 or over 65536; SP_E_OUT_OF_MEMORY.
-int sp_tokens_initial(sp_str_t shard_id, size_t count, sp_tokens_t taken, sp_arena_t *arena, sp_tokens_t *ret, sp_error_t *err);
+int sp_tokens_initial(sp_str_t shard_id, size_t count, sp_tokens_t taken, sp_arena_t *arena,
+                      sp_tokens_t *ret, sp_error_t *err);
 
 #endif

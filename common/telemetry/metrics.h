@@ -9,7 +9,7 @@
 
 typedef struct sp_metrics sp_metrics_t; // a registry
 typedef struct sp_metric sp_metric_t;   // a family; lives as long as its registry
-typedef struct sp_series sp_series_t;   // one family with label values; lives as long as its registry
+typedef struct sp_series sp_series_t; // one family with label values; lives as long as its registry
 
 // kind ("router") stands as label `service` on shardplane_build_info; id as `instance`. NULL when memory runs out.
 sp_metrics_t *sp_metrics_new(const char *kind, const char *service_id);
@@ -18,11 +18,13 @@ void sp_metrics_destroy(sp_metrics_t **self_p);
 // Families. name is complete (shardplane_router_requests_total); labels: NULL-terminated names, or NULL for none. Asked for again
 // under the same name it is the same family. Strings are copied. At most 1000 series a family: further label values fall into one
 // series whose values are all "other". Never NULL: without memory a family that counts nothing.
-sp_metric_t *sp_metrics_counter(sp_metrics_t *self, const char *name, const char *help, const char *const *labels);
-sp_metric_t *sp_metrics_gauge(sp_metrics_t *self, const char *name, const char *help, const char *const *labels);
+sp_metric_t *sp_metrics_counter(sp_metrics_t *self, const char *name, const char *help,
+                                const char *const *labels);
+sp_metric_t *sp_metrics_gauge(sp_metrics_t *self, const char *name, const char *help,
+                              const char *const *labels);
 // bounds: ascending upper bounds in the metric's unit, n of them; NULL: 0.5 ms to 10 s, in seconds.
-sp_metric_t *sp_metrics_histogram(sp_metrics_t *self, const char *name, const char *help, const char *const *labels, const double *bounds,
-                                  size_t n);
+sp_metric_t *sp_metrics_histogram(sp_metrics_t *self, const char *name, const char *help,
+                                  const char *const *labels, const double *bounds, size_t n);
 
 // The series for label values, as many C strings as there are labels (none: sp_metric_with(m, NULL)). End with NULL. Hot paths keep
 // what this returns.

@@ -13,22 +13,23 @@ typedef struct probe probe_t;
 
 // What one round found; borrowed from the probe until its next round.
 typedef struct probe_outcome {
-    bool ok;                   // it answered
-    const char *error;         // why not, without secrets
-    double latency_ms;         // of the query
-    bool in_recovery;          // pg_is_in_recovery
-    int64_t lsn;               // primary: written; replica: replayed
-    bool has_replayed_age;     // a commit was replayed
-    int64_t replayed_age_ms;   // its age
-    bool receiving;            // a WAL receiver runs
+    bool ok;                       // it answered
+    const char *error;             // why not, without secrets
+    double latency_ms;             // of the query
+    bool in_recovery;              // pg_is_in_recovery
+    int64_t lsn;                   // primary: written; replica: replayed
+    bool has_replayed_age;         // a commit was replayed
+    int64_t replayed_age_ms;       // its age
+    bool receiving;                // a WAL receiver runs
     const char *system_identifier; // digits
-    int64_t timeline;          // of the last checkpoint
+    int64_t timeline;              // of the last checkpoint
 } probe_outcome_t;
 
 // server is copied. NULL when memory runs out. A DSN that cannot be unsealed makes a probe that fails each round with that reason.
 probe_t *probe_new(const sp_msg_probe_server_t *server, const sp_seal_t *seal);
 void probe_destroy(probe_t **self_p);
-bool probe_is_for(const probe_t *self, const sp_msg_probe_server_t *server); // same shard, place and sealed DSN
+bool probe_is_for(const probe_t *self,
+                  const sp_msg_probe_server_t *server); // same shard, place and sealed DSN
 const char *probe_shard(const probe_t *self);
 int64_t probe_index(const probe_t *self);
 

@@ -127,7 +127,7 @@ static int start_due(prober_t *self)
 
 static void wait_and_step(prober_t *self, int wait_ms)
 {
-    struct pollfd pipe_only;
+    struct pollfd pipe_only = {.fd = -1};
     struct pollfd *fds = self->fds ? self->fds : &pipe_only;
     for (size_t i = 0; i < self->n; i++) {
         short events = 0;

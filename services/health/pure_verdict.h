@@ -41,7 +41,8 @@ typedef struct observation {
 } observation_t;
 
 // reason: filled when not healthy, else "".
-verdict_t verdict_of_server(const observation_t *seen, const verdict_limits_t *limits, char *reason, size_t reason_size);
+verdict_t verdict_of_server(const observation_t *seen, const verdict_limits_t *limits, char *reason,
+                            size_t reason_size);
 
 // A shard's from its servers', the primary first. A primary that is down makes it unhealthy; a replica that is not healthy, or
 // guards that differ from the catalog, degrade it. n 0: unknown.

@@ -24,23 +24,23 @@ typedef struct server {
 } server_t;
 
 typedef struct shard {
-    char id[64];               // shard
-    char keyspace[64];         // its keyspace
-    char expected_system[32];  // catalog's system_identifier
-    server_t *servers;         // the primary first
-    size_t n;                  // count
-    verdict_t verdict;         // now
-    verdict_t told;            // in the last event; 0 none
-    bool guards_known;         // checked since the catalog's record last changed
-    bool guards_ok;            // as the catalog wants them
-    char *guard_reasons[20];   // what differs; owned
-    size_t guard_reasons_n;    // count
+    char id[64];              // shard
+    char keyspace[64];        // its keyspace
+    char expected_system[32]; // catalog's system_identifier
+    server_t *servers;        // the primary first
+    size_t n;                 // count
+    verdict_t verdict;        // now
+    verdict_t told;           // in the last event; 0 none
+    bool guards_known;        // checked since the catalog's record last changed
+    bool guards_ok;           // as the catalog wants them
+    char *guard_reasons[20];  // what differs; owned
+    size_t guard_reasons_n;   // count
 } shard_t;
 
 typedef struct shards {
-    shard_t *items;            // by id, as in the catalog
-    size_t n;                  // count
-    verdict_limits_t limits;   // from the configuration
+    shard_t *items;          // by id, as in the catalog
+    size_t n;                // count
+    verdict_limits_t limits; // from the configuration
 } shards_t;
 
 void shards_clear(shards_t *self);
@@ -53,6 +53,7 @@ shard_t *shards_find(const shards_t *self, sp_str_t id); // NULL when unknown
 shard_t *shards_take_probe(shards_t *self, const sp_msg_probe_result_t *result);
 shard_t *shards_take_guards(shards_t *self, const sp_msg_guard_result_t *result);
 // The answer for one shard; borrows from the table and the arena. False when memory runs out.
-bool shards_view(const shard_t *shard, sp_str_t observer, sp_arena_t *arena, sp_msg_shard_health_t *ret_view);
+bool shards_view(const shard_t *shard, sp_str_t observer, sp_arena_t *arena,
+                 sp_msg_shard_health_t *ret_view);
 
 #endif

@@ -95,7 +95,8 @@ static void replicas(void **state)
 static void shards(void **state)
 {
     (void)state;
-    const verdict_t H = VERDICT_HEALTHY, D = VERDICT_DEGRADED, U = VERDICT_UNHEALTHY, N = VERDICT_UNKNOWN;
+    const verdict_t H = VERDICT_HEALTHY, D = VERDICT_DEGRADED, U = VERDICT_UNHEALTHY,
+                    N = VERDICT_UNKNOWN;
     assert_int_equal(verdict_of_shard(NULL, 0, false), N);
     assert_int_equal(verdict_of_shard((verdict_t[]){H}, 1, false), H);
     assert_int_equal(verdict_of_shard((verdict_t[]){H}, 1, true), D);

@@ -187,6 +187,10 @@ static void lookup_follows_the_definition(void **state)
         near[i] = 1000 + 2 * i, far[i] = i == 0 ? INT64_MIN : i == 299 ? INT64_MAX : 1001 + 2 * i;
     sp_ring_shard_t crowd[] = {{SP_STR("a"), {near, 300}}, {SP_STR("b"), {far, 300}}};
     check_ring(crowd, 2, 2000);
+    // The space begins with a token of one shard and would wrap into it from another's.
+    sp_ring_shard_t edge[] = {{SP_STR("a"), {(int64_t[]){INT64_MIN}, 1}},
+                              {SP_STR("b"), {(int64_t[]){0}, 1}}};
+    check_ring(edge, 2, 200);
 }
 
 static void check_split(const sp_ring_shard_t *shards, size_t n, size_t source,
