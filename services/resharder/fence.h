@@ -1,0 +1,57 @@
+// The fence: lock, marker, drain, sequences, seal, within one budget. Until the seal's COMMIT a death of anybody lifts it by itself.
+#ifndef SP_RESHARDER_FENCE_H
+#define SP_RESHARDER_FENCE_H
+
+#include "services/resharder/follow.h"
+
+typedef struct fence {
+    follow_t *f;                 // borrowed
+    const sp_msg_task_control_t *control; // borrowed
+    sp_arena_t *arena;           // of this try
+    const char *nonce;           // of marker and seal
+    const char *marker;          // <job>/<attempt>/<nonce>
+    int64_t deadline_ms;         // monotonic, of the seal
+    int64_t started_us;          // Unix time of the lock request
+    sp_pg_t *a;                  // session A: admin role; lock, guards, seal
+    sp_pg_t *b;                  // session B: apply role; marker, sequences
+    sp_pg_t **admins;            // to the targets, admin role; NULL when there are no sequences
+    struct fence_sequence *sequences; // of the tables
+    size_t n_sequences;          // count
+    const char *sequences_sql;   // reads all of them on the source
+    struct fence_replica *replicas; // of source and targets
+    size_t n_replicas;           // count
+    const char *tables_sql;      // "a"."b", ... in sorted order
+    const char *regclasses_sql;  // ARRAY of their oids
+} fence_t;
+
+// ---- fence.c
+// Runs the whole verb and leaves its outcome in f->fence. 0 also when the fence was lifted; an error only when the session is broken.
+int fence_run(follow_t *f, const sp_msg_task_control_t *control, sp_error_t *err);
+// Writes a lifted fence into f->fence.
+void fence_set_lifted(follow_t *f, int64_t attempt, const char *why);
+// Opens the targets: all nonces at once. Leaves opened in f->fence.
+int fence_open_targets(follow_t *f, const sp_msg_task_control_t *control, sp_error_t *err);
+
+// deadline_exceeded when the budget is used up; cancelled when the manager said lift.
+int fence_in_time(fence_t *fence, sp_error_t *err);
+
+// ---- fence_lock.c
+int fence_lock_prepare(fence_t *fence, sp_error_t *err);
+// BEGIN, epoch, LOCK; the stream goes on meanwhile. Blockers are named in err.
+int fence_lock_take(fence_t *fence, sp_error_t *err);
+
+// ---- fence_sequence.c
+// Lists the sequences of the tables and gives the targets their increments.
+int fence_sequence_prepare(fence_t *fence, sp_error_t *err);
+// Under the lock: reads them on the source (session B) and tells each target its next value; the answers are awaited by finish.
+int fence_sequence_start(fence_t *fence, sp_error_t *err);
+int fence_sequence_finish(fence_t *fence, sp_error_t *err);
+
+// ---- fence_replica.c
+// Connects to the replicas; one that does not answer counts as lagging.
+void fence_replica_prepare(fence_t *fence);
+// Waits a little; names in `ret_lagging` (from the arena) those that have not flushed what their primary has now.
+int fence_replica_compare(fence_t *fence, sp_str_t **ret_lagging, size_t *ret_n, sp_error_t *err);
+void fence_replica_close(fence_t *fence);
+
+#endif

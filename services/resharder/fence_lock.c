@@ -1,0 +1,128 @@
+// Session A's lock on the tables, and who stands in its way.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/buf.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "services/resharder/fence.h"
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+// All fences take tables in the same order.
+static int name_tables(fence_t *fence, sp_error_t *err)
+{
+    const follow_plan_t *plan = &fence->f->plan;
+    const char **names = sp_arena_alloc(fence->arena, plan->n_tables, sizeof *names);
+    sp_buf_t tables = SP_BUF_INIT, regclasses = SP_BUF_INIT;
+    for (size_t i = 0; names && i < plan->n_tables; i++)
+        names[i] = plan->tables[i].qualified;
+    if (names)
+        qsort(names, plan->n_tables, sizeof *names, compare_names);
+    sp_buf_addz(&regclasses, "ARRAY[");
+    for (size_t i = 0; names && i < plan->n_tables; i++) {
+        const char *literal = sp_pg_literal(fence->arena, sp_str(names[i]));
+        sp_buf_printf(&tables, "%s%s", i ? ", " : "", names[i]);
+        sp_buf_printf(&regclasses, "%s%s::regclass", i ? ", " : "", literal ? literal : "NULL");
+    }
+    sp_buf_addz(&regclasses, "]::oid[]");
+    fence->tables_sql = tables.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&tables));
+    fence->regclasses_sql = regclasses.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&regclasses));
+    sp_buf_free(&tables);
+    sp_buf_free(&regclasses);
+    if (!names || !fence->tables_sql || !fence->regclasses_sql)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
+    return 0;
+}
+
+int fence_lock_prepare(fence_t *fence, sp_error_t *err)
+{
+    long long budget = fence->control->budget_ms, lock_wait = fence->control->lock_wait_ms;
+    int rc = name_tables(fence, err);
+    // If this process stops, the server ends the transaction and with it the fence.
+    if (!rc)
+        rc = sp_pg_execf(fence->a, err,
+                         "SET synchronous_commit = on; SET statement_timeout = %lld; SET lock_timeout = %lld; "
+                         "SET idle_in_transaction_session_timeout = %lld",
+                         budget, lock_wait, budget);
+    if (rc)
+        return rc;
+    // Autovacuum yields to whoever has waited for deadlock_timeout; and in a true deadlock it is this session that should die.
+    sp_error_t refused = {0};
+    if (sp_pg_exec(fence->a, "SET deadlock_timeout = '20ms'", &refused))
+        sp_log(SP_LOG_WARN, "FENCE-DEADLOCK-TIMEOUT", "job", fence->f->job_id, "error", refused.text, "hint",
+               "GRANT SET ON PARAMETER deadlock_timeout to the admin role (tools/sql/roles.sql)", NULL);
+    return refused.code == SP_E_PG_CONNECTION ? sp_error_set(err, refused.code, "%s", refused.text) : 0;
+}
+
+// Sessions and prepared transactions that hold what our lock conflicts with.
+static void name_blockers(fence_t *fence, sp_error_t *err)
+{
+    PGresult *result = NULL;
+    const char *sql = sp_arena_printf(
+        fence->arena,
+        "SELECT DISTINCT CASE WHEN l.pid IS NULL THEN format('prepared transaction %%s', coalesce(x.gid, '?')) ELSE "
+        "format('pid %%s (%%s, %%s, %%s, transaction open for %%s s)', l.pid, a.usename, coalesce(nullif(a.application_name, ''), "
+        "a.backend_type), a.state, round(extract(epoch FROM clock_timestamp() - a.xact_start))) END "
+        "FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid "
+        "LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction::text "
+        "WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.granted "
+        "AND l.relation = ANY(%s) AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') AND l.pid IS DISTINCT FROM %d LIMIT 8",
+        fence->regclasses_sql, sp_pg_backend_pid(fence->a));
+    if (!sql || sp_pg_query(fence->b, sql, 0, NULL, &result, NULL))
+        return;
+    char list[700] = "";
+    size_t used = 0;
+    for (int i = 0; i < PQntuples(result) && used < sizeof list; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? "; " : "", PQgetvalue(result, i, 0));
+    if (PQntuples(result) > 0)
+        sp_error_set(err, SP_E_IN_TRANSITION, "the lock was not granted in %lld ms; in the way: %s", (long long)fence->control->lock_wait_ms,
+                     list);
+    PQclear(result);
+}
+
+// Waits for what session A runs, while the stream goes on.
+static int await_a(fence_t *fence, sp_error_t *err)
+{
+    PGconn *conn = sp_pg_conn(fence->a);
+    int rc = PQflush(conn) < 0 ? sp_error_set(err, SP_E_PG_CONNECTION, "the fence's connection was lost") : 0;
+    while (!rc && PQisBusy(conn)) {
+        rc = follow_turn(fence->f, 5, PQsocket(conn), err);
+        if (!rc)
+            rc = fence_in_time(fence, err);
+        if (!rc && (!PQconsumeInput(conn) || PQflush(conn) < 0))
+            rc = sp_error_set(err, SP_E_PG_CONNECTION, "the fence's connection was lost");
+    }
+    if (rc)
+        return rc;
+    for (PGresult *result = NULL; (result = PQgetResult(conn)) != NULL; PQclear(result))
+        if (!rc && PQresultStatus(result) != PGRES_COMMAND_OK)
+            rc = sp_pg_result_error(result, err);
+    return rc;
+}
+
+int fence_lock_take(fence_t *fence, sp_error_t *err)
+{
+    task_t *task = fence->f->task;
+    const char *sql = sp_arena_printf(fence->arena, "LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", fence->tables_sql);
+    int rc = sql ? sp_pg_exec(fence->a, "BEGIN", err) : sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
+    if (!rc)
+        rc = sp_owner_hold_epoch(fence->a, task->epoch, err);
+    if (rc)
+        return rc;
+    fence->started_us = sp_clock_wall_us();
+    fence->deadline_ms = sp_clock_mono_ms() + fence->control->budget_ms;
+    if (!PQsendQuery(sp_pg_conn(fence->a), sql))
+        return sp_error_set(err, SP_E_PG_CONNECTION, "the fence's connection was lost");
+    rc = await_a(fence, err);
+    if (rc == SP_E_SQL_ERROR && err && (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0)) {
+        // Before the names are asked for: everybody else goes on at once.
+        sp_pg_exec(fence->a, "ROLLBACK", NULL);
+        name_blockers(fence, err);
+    }
+    return rc;
+}
