@@ -1,0 +1,174 @@
+#include "services/resharder/verify_sql.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/base/buf.h"
+#include "services/resharder/sql/verify.h"
+
+// Built-in types whose hash function tells apart whatever prints differently, and costs less than printing. All others are hashed as text:
+// equal numerics, floats and jsonb can print differently.
+enum { BOOL = 16, BYTEA = 17, INT8 = 20, INT2 = 21, INT4 = 23, TEXT = 25, VARCHAR = 1043, TIMESTAMP = 1114, TIMESTAMPTZ = 1184, UUID = 2950 };
+enum { BITS = 62 }; // of a null bitmap that one bigint holds
+
+// Wraps the expression in `out` as the seed of the next column's hash. One occurrence of the seed only, or the text would double with each
+// column; so a NULL is hashed as an empty value, and the bitmap in the first seed tells the two apart.
+static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64_t type, bool nullable)
+{
+    const char *function, *value, *empty;
+    switch (type) {
+    case INT2: case INT4: case INT8:
+        function = "hashint8extended", value = "%s::int8", empty = "0";
+        break;
+    case BOOL:
+        function = "hashint4extended", value = "%s::int4", empty = "0";
+        break;
+    case UUID:
+        function = "uuid_hash_extended", value = "%s::uuid", empty = "'00000000-0000-0000-0000-000000000000'::uuid";
+        break;
+    case TIMESTAMP: case TIMESTAMPTZ: // the session's zone is UTC, so no two instants fall together
+        function = "timestamp_hash_extended", value = "%s::timestamp", empty = "'2000-01-01'::timestamp";
+        break;
+    case BYTEA: // as text it would double, past 1 GB
+        function = "hashtextextended", value = "md5(%s::bytea)", empty = "''";
+        break;
+    default:
+        function = "hashtextextended", value = "%s::text COLLATE \"C\"", empty = "''";
+    }
+    // The columns come last to first: the head opens, the tail closes.
+    sp_buf_printf(head, "%s(", function);
+    sp_buf_t part = SP_BUF_INIT;
+    sp_buf_addz(&part, nullable ? "coalesce(" : "");
+    const char *hole = strstr(value, "%s");
+    sp_buf_add(&part, value, (size_t)(hole - value));
+    sp_buf_addz(&part, column);
+    sp_buf_addz(&part, hole + 2);
+    if (nullable)
+        sp_buf_printf(&part, ", %s)", empty);
+    sp_buf_addz(&part, ", ");
+    sp_buf_adds(head, (sp_str_t){part.data, part.len});
+    head->failed = head->failed || part.failed;
+    sp_buf_free(&part);
+    sp_buf_addc(tail, ')');
+}
+
+// The seed: which columns are NULL.
+static void add_bitmaps(sp_buf_t *out, const PGresult *columns)
+{
+    int rows = PQntuples(columns), groups = 0, in_group = 0;
+    sp_buf_t seed = SP_BUF_INIT;
+    for (int i = 0; i < rows; i++) {
+        if (PQgetvalue(columns, i, 2)[0] != 't')
+            continue;
+        if (in_group == BITS)
+            in_group = 0;
+        if (in_group == 0)
+            sp_buf_addz(&seed, groups++ > 0 ? "), hashint8extended((0" : "hashint8extended((0");
+        sp_buf_printf(&seed, " | ((%s IS NULL)::int::int8 << %d)", PQgetvalue(columns, i, 0), in_group++);
+    }
+    // f((..), f((..), 0)): each group's seed is the next group.
+    sp_buf_addz(out, groups > 0 ? sp_buf_cstr(&seed) : "0");
+    if (groups > 0)
+        sp_buf_addz(out, "), 0)");
+    for (int i = 1; i < groups; i++)
+        sp_buf_addc(out, ')');
+    out->failed = out->failed || seed.failed;
+    sp_buf_free(&seed);
+}
+
+static const char *row_hash(sp_arena_t *arena, const PGresult *columns)
+{
+    sp_buf_t head = SP_BUF_INIT, tail = SP_BUF_INIT;
+    for (int i = PQntuples(columns); i-- > 0;) {
+        int64_t type = 0;
+        sp_str_to_int64(sp_str(PQgetvalue(columns, i, 1)), &type);
+        add_column(&head, &tail, PQgetvalue(columns, i, 0), type, PQgetvalue(columns, i, 2)[0] == 't');
+    }
+    add_bitmaps(&head, columns);
+    sp_buf_adds(&head, (sp_str_t){tail.data, tail.len});
+    const char *result = head.failed || tail.failed ? NULL : sp_arena_strz(arena, sp_buf_cstr(&head));
+    sp_buf_free(&head);
+    sp_buf_free(&tail);
+    return result;
+}
+
+static const char *row_name(sp_arena_t *arena, const sp_msg_job_table_t *table)
+{
+    sp_buf_t out = SP_BUF_INIT;
+    for (size_t i = 0; i < table->primary_key.n; i++) {
+        const char *column = sp_pg_ident(arena, table->primary_key.items[i]);
+        const char *label = column != NULL ? sp_arena_printf(arena, "%s%s=", i > 0 ? ", " : "", column) : NULL;
+        const char *literal = label != NULL ? sp_pg_literal(arena, sp_str(label)) : NULL;
+        out.failed = out.failed || literal == NULL;
+        sp_buf_printf(&out, "%s%s || left(%s::text, 200)", i > 0 ? " || " : "", literal != NULL ? literal : "", column != NULL ? column : "");
+    }
+    const char *result = out.failed ? NULL : out.len == 0 ? "'?'" : sp_arena_strz(arena, sp_buf_cstr(&out));
+    sp_buf_free(&out);
+    return result;
+}
+
+static const char *literal_of(sp_arena_t *arena, const int64_t *numbers, size_t n)
+{
+    sp_buf_t out = SP_BUF_INIT;
+    sp_arcs_literal((sp_arcs_t){numbers, n}, &out);
+    const char *result = out.failed ? NULL : sp_arena_strz(arena, sp_buf_cstr(&out));
+    sp_buf_free(&out);
+    return result;
+}
+
+// Bounds of all pieces that have an owner.
+static const char *moving_bounds(sp_arena_t *arena, const split_route_t *route)
+{
+    int64_t *bounds = sp_arena_alloc(arena, route->n + 1, sizeof *bounds);
+    size_t n = 0;
+    if (bounds == NULL)
+        return NULL;
+    for (size_t i = 0; i < route->n; i++)
+        if ((route->owners[i] >= 0) != (n % 2 == 1)) // inside exactly when the number of bounds is odd
+            bounds[n++] = route->starts[i];
+    return literal_of(arena, bounds, n);
+}
+
+int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route, verify_sql_t *ret_self, sp_error_t *err)
+{
+    const sp_msg_job_table_t *table = &task->assign->tables.items[0];
+    sp_arena_t *arena = task->arena;
+    verify_sql_t self = {.name = sp_pg_qualified(arena, table->schema, table->table)};
+    const char *key = sp_pg_ident(arena, table->key_column);
+    PGresult *columns = NULL;
+    int rc = self.name == NULL || key == NULL ? SP_E_OUT_OF_MEMORY : sp_pg_query(source, SP_SQL_VERIFY_COLUMNS, 1, &self.name, &columns, err);
+    if (rc == 0) {
+        self.key_hash = sp_arena_printf(arena, "hashtextextended(%s::text, 0)", key);
+        self.row_hash = row_hash(arena, columns);
+        self.row_name = row_name(arena, table);
+        self.starts = literal_of(arena, route->starts, route->n);
+        self.moving = moving_bounds(arena, route);
+        if (self.key_hash == NULL || self.row_hash == NULL || self.row_name == NULL || self.starts == NULL || self.moving == NULL)
+            rc = SP_E_OUT_OF_MEMORY;
+    }
+    PQclear(columns);
+    if (rc == SP_E_OUT_OF_MEMORY)
+        return sp_error_set(err, rc, "no memory for a verify task");
+    if (rc == 0)
+        *ret_self = self;
+    return rc;
+}
+
+const char *verify_groups(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to, int shift, bool moving_only)
+{
+    // OFFSET 0: the hash of a row is computed once, and only for rows that are asked for.
+    return sp_arena_printf(arena,
+                           "SELECT width_bucket(k, '%s'::int8[]) - 1, k >> %d, count(*), sum(h) FROM ("
+                           "SELECT k, h FROM (SELECT %s AS k, %s AS h FROM ONLY %s "
+                           "WHERE %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64 "'::int8%s%s%s%s) s OFFSET 0) g GROUP BY 1, 2 ORDER BY 1, 2",
+                           self->starts, shift, self->key_hash, self->row_hash, self->name, self->key_hash, from, to,
+                           moving_only ? " AND width_bucket(" : "", moving_only ? self->key_hash : "", moving_only ? ", '" : "",
+                           moving_only ? sp_arena_printf(arena, "%s'::int8[]) %% 2 = 1", self->moving) : "");
+}
+
+const char *verify_rows(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to)
+{
+    return sp_arena_printf(arena, "SELECT n COLLATE \"C\", h FROM (SELECT %s AS n, %s AS h FROM ONLY %s WHERE %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64
+                           "'::int8) s ORDER BY 1, 2",
+                           self->row_name, self->row_hash, self->name, self->key_hash, from, to);
+}
