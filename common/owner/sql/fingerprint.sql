@@ -6,7 +6,7 @@ WITH t AS (
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
 ), parts AS (
-    SELECT 'table ' || relkind || ' ' || relpersistence || ' ' || relrowsecurity || ' ' || relforcerowsecurity AS part FROM t
+    SELECT 'table ' || relkind::text || ' ' || relpersistence::text || ' ' || relrowsecurity || ' ' || relforcerowsecurity AS part FROM t
     UNION ALL
     SELECT format('column %s %s %s notnull=%s generated=%s identity=%s collation=%s default=%s', a.attnum, a.attname,
                   format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity, a.attcollation::regcollation,
