@@ -19,7 +19,8 @@ static void publish(health_t *self, shard_t *shard)
     sp_arena_t *arena = sp_arena_new(0);
     sp_msg_shard_health_t view = {0};
     sp_str_t why = {NULL, 0};
-    if (arena && shards_view(shard, sp_str(self->service_id), arena, &view) && view.reasons.n)
+    if (arena && shards_view(shard, sp_str(self->service_id), arena, &view) && view.reasons.n &&
+        shard->verdict != VERDICT_HEALTHY)
         why = view.reasons.items[0];
     sp_log(shard->verdict == VERDICT_HEALTHY ? SP_LOG_INFO : SP_LOG_WARN, "HEALTH-VERDICT", "shard",
            shard->id, "verdict", state, "why",

@@ -20,9 +20,8 @@ int health_metrics_open(health_metrics_t *self, const char *service_id, sp_error
                                      "1 healthy, 2 degraded, 3 unhealthy, 4 unknown.", by_shard);
     self->lag_bytes = sp_metrics_gauge(r, "shardplane_health_replica_lag_bytes",
                                        "WAL that a replica is behind its primary.", by_replica);
-    self->lag_ms =
-        sp_metrics_gauge(r, "shardplane_health_replica_lag_milliseconds",
-                         "Age of a replica's last replayed commit while it is behind.", by_replica);
+    self->lag_ms = sp_metrics_gauge(r, "shardplane_health_replica_lag_milliseconds",
+                                    "For how long a replica has been behind.", by_replica);
     self->guards_ok =
         sp_metrics_gauge(r, "shardplane_health_guards_ok",
                          "Whether a shard's guards are as the catalog wants them.", by_shard);
@@ -59,7 +58,7 @@ void health_metrics_probe(health_t *self, const shard_t *shard, const sp_msg_pro
     sp_gauge_set(sp_metric_with(self->metrics.lag_bytes, shard->id, replica, NULL),
                  (double)seen->lag_bytes);
     sp_gauge_set(sp_metric_with(self->metrics.lag_ms, shard->id, replica, NULL),
-                 seen->lag_bytes ? (double)seen->lag_ms : 0);
+                 (double)seen->lag_ms);
 }
 
 void health_metrics_shard(health_t *self, const shard_t *shard)

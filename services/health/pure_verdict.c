@@ -4,11 +4,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-int64_t lag_bytes(int64_t primary_lsn, int64_t replica_lsn)
-{
-    return primary_lsn > replica_lsn ? primary_lsn - replica_lsn : 0;
-}
-
 // Whether it is what the catalog takes it for; "" when it is.
 static void check_identity(const observation_t *seen, char *reason, size_t size)
 {

@@ -35,7 +35,7 @@ typedef struct observation {
     bool receiving;             // a WAL receiver runs
     bool has_lag;               // lag_bytes and lag_ms are known
     int64_t lag_bytes;          // behind the primary
-    int64_t lag_ms;             // age of the last replayed commit while behind, else 0
+    int64_t lag_ms;             // for how long, else 0
     sp_str_t system_identifier; // as it says
     sp_str_t expected_system;   // as the catalog says; absent: not compared
 } observation_t;
@@ -47,8 +47,5 @@ verdict_t verdict_of_server(const observation_t *seen, const verdict_limits_t *l
 // A shard's from its servers', the primary first. A primary that is down makes it unhealthy; a replica that is not healthy, or
 // guards that differ from the catalog, degrade it. n 0: unknown.
 verdict_t verdict_of_shard(const verdict_t *servers, size_t n, bool guards_differ);
-
-// Bytes behind, never below 0: the two positions are read one after the other.
-int64_t lag_bytes(int64_t primary_lsn, int64_t replica_lsn);
 
 #endif

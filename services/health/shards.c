@@ -163,13 +163,25 @@ static void judge(shards_t *self, shard_t *shard)
         server_t *server = &shard->servers[i];
         server->seen.expected_system =
             *shard->expected_system ? sp_str(shard->expected_system) : (sp_str_t){NULL, 0};
-        server->seen.has_lag = i > 0 && shard->servers[0].seen.answered;
-        server->seen.lag_bytes = i > 0 ? lag_bytes(shard->servers[0].lsn, server->lsn) : 0;
         server->verdict =
             verdict_of_server(&server->seen, &self->limits, server->reason, sizeof server->reason);
         verdicts[i] = server->verdict;
     }
     shard->verdict = verdict_of_shard(verdicts, n, shard->guards_known && !shard->guards_ok);
+}
+
+// A replica's lag is set when it answers, against what the primary has said before: never against a later position.
+static void take_position(shard_t *shard, server_t *server, int64_t lsn)
+{
+    int64_t now = sp_clock_mono_ms();
+    lag_history_t *history = &shard->servers[0].history;
+    if (server->seen.primary) {
+        lag_history_add(history, lsn, now);
+        return;
+    }
+    server->seen.has_lag = history->n > 0;
+    server->seen.lag_bytes = lag_bytes(history, lsn);
+    server->seen.lag_ms = lag_ms(history, lsn, now);
 }
 
 shard_t *shards_take_probe(shards_t *self, const sp_msg_probe_result_t *result)
@@ -189,12 +201,12 @@ shard_t *shards_take_probe(shards_t *self, const sp_msg_probe_result_t *result)
         server->seen.latency_ms = result->latency_ms;
         server->seen.in_recovery = result->in_recovery;
         server->seen.receiving = result->receiving;
-        server->seen.lag_ms = result->has_replayed_age_ms ? result->replayed_age_ms : 0;
-        server->lsn = result->lsn;
         server->timeline = result->timeline;
         copy_str(server->system_identifier, sizeof server->system_identifier,
                  result->system_identifier);
     }
+    if (!result->error.ptr)
+        take_position(shard, server, result->lsn);
     server->seen.error = server->error;
     server->seen.system_identifier = sp_str(server->system_identifier);
     judge(self, shard);
@@ -250,7 +262,7 @@ static void view_server(const server_t *server, size_t index, sp_msg_endpoint_t 
     if (index == 0 || !server->seen.has_lag)
         return;
     out->lag_bytes = server->seen.lag_bytes;
-    out->lag_ms = server->seen.lag_bytes ? server->seen.lag_ms : 0;
+    out->lag_ms = server->seen.lag_ms;
     out->has_lag_bytes = out->has_lag_ms = true;
 }
 

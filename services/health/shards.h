@@ -4,6 +4,7 @@
 
 #include "common/store/catalog.h"
 #include "schemas/health.h"
+#include "services/health/pure_lag.h"
 #include "services/health/pure_verdict.h"
 
 typedef struct server {
@@ -16,7 +17,7 @@ typedef struct server {
     observation_t seen;         // facts; its strings are those below
     char error[1024];           // of the last failed probe
     char system_identifier[32]; // as it says
-    int64_t lsn;                // of the last answer
+    lag_history_t history;      // primary: positions seen
     int64_t timeline;           // of the last answer
     int64_t checked_ms;         // Unix time of the last probe
     verdict_t verdict;          // now

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "schemas/health.h"
+#include "services/health/pure_lag.h"
 #include "services/health/pure_verdict.h"
 
 static const verdict_limits_t limits = {.failures = 3,
@@ -112,15 +113,53 @@ static void shards(void **state)
 static void lags(void **state)
 {
     (void)state;
-    assert_int_equal(lag_bytes(10, 4), 6);
-    assert_int_equal(lag_bytes(4, 10), 0);
+    lag_history_t h = {.n = 0};
+    assert_int_equal(lag_bytes(&h, 5), 0);
+    assert_int_equal(lag_ms(&h, 5, 100), 0);
+    lag_history_add(&h, 100, 1000);
+    lag_history_add(&h, 100, 2000); // idle: still first seen at 1000
+    lag_history_add(&h, 160, 3000);
+    lag_history_add(&h, 200, 4000);
+    assert_int_equal(lag_bytes(&h, 200), 0);
+    assert_int_equal(lag_bytes(&h, 250), 0); // replayed since
+    assert_int_equal(lag_ms(&h, 200, 9000), 0);
+    assert_int_equal(lag_bytes(&h, 150), 50);
+    assert_int_equal(lag_ms(&h, 150, 4100), 1100);
+    assert_int_equal(lag_ms(&h, 199, 4100), 100);
+    assert_int_equal(lag_ms(&h, 199, 3900), 0);
+    assert_int_equal(lag_ms(&h, 10, 4100), 3100);
+    lag_history_add(&h, 50, 5000); // another primary
+    assert_int_equal(h.n, 1);
+    assert_int_equal(lag_bytes(&h, 200), 0);
+}
+
+static void lag_history_is_bounded(void **state)
+{
+    (void)state;
+    lag_history_t h = {.n = 0};
+    for (int64_t i = 0; i < 10000; i++) {
+        lag_history_add(&h, i * 10, i * 1000);
+        assert_true(h.n <= LAG_SAMPLES);
+        assert_int_equal(h.items[h.n - 1].lsn, i * 10);
+        for (size_t j = 1; j < h.n; j++)
+            assert_true(h.items[j].lsn > h.items[j - 1].lsn);
+        if (i < 100)
+            continue;
+        // Never more than the truth; recent lag is told to the sample.
+        assert_true(lag_ms(&h, 5, i * 1000) <= i * 1000);
+        assert_true(lag_ms(&h, (i - 5) * 10, i * 1000) >= 2000 &&
+                    lag_ms(&h, (i - 5) * 10, i * 1000) <= 4000);
+    }
+    assert_true(lag_ms(&h, 5, 9999000) > 5000000);
+    assert_true(lag_ms(&h, 9000 * 10, 9999000) > 700000);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_agree), cmocka_unit_test(servers), cmocka_unit_test(replicas),
-        cmocka_unit_test(shards),        cmocka_unit_test(lags),
+        cmocka_unit_test(numbers_agree), cmocka_unit_test(servers),
+        cmocka_unit_test(replicas),      cmocka_unit_test(shards),
+        cmocka_unit_test(lags),          cmocka_unit_test(lag_history_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
