@@ -1,0 +1,144 @@
+"""What operators and programs see: shards, health, events, metrics, the command line."""
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from harness.api import ApiError
+from harness.rig import BIN, SLOW
+from ledger import checker
+from ledger.route_client import RouteClient, RouteError
+
+
+def test_probes_and_metrics(rig):
+    for path in ("/health", "/api/v1/health"):
+        assert rig.api.get(path)
+    for s in rig.stack.services.values():
+        assert s.get("/livez")[0] == 200 and s.get("/readyz")[0] == 200
+        status, text = s.get("/metrics")
+        assert status == 200, s.id
+        names = set(re.findall(r"^(\w+)(?:\{[^}]*\})? [-+0-9.eE]+(?:NaN|Inf)?$", text, re.M))
+        assert any(n.startswith("shardplane_") for n in names), (s.id, sorted(names)[:5])
+        for line in text.splitlines():
+            assert not line or line.startswith("#") or re.fullmatch(r'\w+(\{(\w+="(\\.|[^"\\])*",?)*\})? (NaN|[-+]?Inf|[-+0-9.eE]+)', line), line
+    services = rig.api.get("/api/v1/services")
+    assert {s["kind"] for s in services["services"]} == {"router", "manager", "resharder", "health", "gateway"}
+    assert services["leader"].startswith("manager-") and services["epoch"] > 0
+
+
+def test_shards_and_their_health(cell):
+    def healthy():
+        shard = cell.rig.api.get(f"/api/v1/shards/{cell.name}-a")
+        return shard if (shard.get("health") or {}).get("verdict") == "healthy" else None
+
+    shard = cell.rig.stack.wait_for("a healthy verdict", healthy, 15 * SLOW)
+    assert shard["name"] == shard["id"] == f"{cell.name}-a" and shard["status"] == "active" and shard["share"] == 1
+    assert shard["primary"]["port"] == cell.shards["a"]["port"] and shard["primary"]["user"] == "shop_app"
+    assert shard["id"] in [s["id"] for s in cell.rig.api.get("/api/v1/shards")["shards"]]
+    cluster = cell.shards["a"]["cluster"]
+    cell.rig.stack.cluster(cluster).stop("immediate")
+    path = f"/api/v1/shards/{cell.name}-a/health"
+    sick = cell.rig.stack.wait_for("an unhealthy verdict", lambda: (lambda h: h if h["verdict"] == "unhealthy" else None)(
+        cell.rig.api.get(path)), 15 * SLOW)
+    assert sick["reasons"]
+    cell.rig.stack.cluster(cluster).start()
+    cell.rig.stack.wait_for("healthy again", lambda: cell.rig.api.get(path)["verdict"] == "healthy", 15 * SLOW)
+    with pytest.raises(ApiError) as missing:
+        cell.rig.api.get("/api/v1/shards/nothing-such/health")
+    assert missing.value.status == 404
+
+
+def test_a_shard_that_owns_rows_cannot_be_deleted_and_an_empty_one_can(cell):
+    with pytest.raises(ApiError) as refused:
+        cell.rig.api.delete(f"/api/v1/shards/{cell.name}-a")
+    assert refused.value.status == 409
+    cell.remember()
+    cell.register("b")
+    cell.rig.api.delete(f"/api/v1/shards/{cell.name}-b")
+    cell.no_residue("b")
+    with pytest.raises(ApiError) as gone:
+        cell.rig.api.get(f"/api/v1/shards/{cell.name}-b")
+    assert gone.value.status == 404
+
+
+def test_both_ways_to_ask_agree(cell):
+    """REST and ZeroMQ, and PostgreSQL's own hash, name the same owner."""
+    cell.split()
+    cell.wait("completed")
+    ring = checker.Ring.fetch(cell.rig.api.base, cell.name)
+    client = RouteClient(cell.rig.router_endpoints, cell.name)
+    for key in (1, 2, 3, 400, -5, 2**63 - 1, -2**63):
+        key_hash = cell.sql("a", "SELECT hashtextextended(%s::bigint::text, 0)", key)[0][0]
+        got = cell.rig.api.get(f"/v1/shard-for-key?keyspace={cell.name}&key={key}")
+        assert got["shard_id"] == ring.owner(key_hash) == client.shard_for_key(key)[0] and int(got["hash"]) == key_hash
+    # One key, however it is written.
+    assert cell.rig.api.get(f"/v1/shard-for-key?keyspace={cell.name}&key=0042")["key"] == "42"
+    for bad in ("4.2", "x", "", "99999999999999999999"):
+        with pytest.raises(RouteError):
+            client.shard_for_key(bad)
+        with pytest.raises(ApiError) as refused:
+            cell.rig.api.get(f"/v1/shard-for-key?keyspace={cell.name}&key={bad}")
+        assert refused.value.status == 400
+    client.close()
+
+
+def test_execute_over_rest(cell):
+    def run(**body):
+        return cell.rig.api.post("/v1/execute", {"keyspace": cell.name, "shard_key": "7", **body})
+
+    got = run(sql="SELECT id, name FROM customers WHERE id = $1", params=[7])
+    assert got["shard_id"] == f"{cell.name}-a" and [str(v) for v in got["results"][0]["rows"][0]] == ["7", "customer 7"]
+    got = run(statements=[{"sql": "UPDATE customers SET name = $1 WHERE id = 7", "params": ["x"]},
+                          {"sql": "SELECT name FROM customers WHERE id = 7"}])
+    assert got["results"][0]["rows_affected"] == 1 and got["results"][1]["rows"] == [["x"]]
+    with pytest.raises(ApiError) as bad:
+        run(statements=[{"sql": "UPDATE customers SET name = 'half' WHERE id = 7"}, {"sql": "SELECT 1/0"}])
+    assert bad.value.code == "sql_error" and bad.value.details["sqlstate"] == "22012"
+    assert run(sql="SELECT name FROM customers WHERE id = 7")["results"][0]["rows"] == [["x"]]
+    got = run(sql="SELECT count(*) FROM customers", consistency="eventual")
+    assert got["results"][0]["rows_affected"] == 1
+
+
+class Events(threading.Thread):
+    """Server-sent events as they come."""
+
+    def __init__(self, base):
+        super().__init__(daemon=True)
+        self.response = urllib.request.urlopen(base + "/api/v1/events", timeout=60)
+        assert self.response.headers["Content-Type"].startswith("text/event-stream")
+        self.events = []
+
+    def run(self):
+        try:
+            for line in self.response:
+                if line.startswith(b"data:"):
+                    self.events.append(json.loads(line[5:]))
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
+def test_events_tell_the_story_of_a_job(cell):
+    events = Events(cell.rig.api.base)
+    events.start()
+    cell.split()
+    cell.wait("completed")
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        states = [e.get("state") for e in events.events if e.get("job_id") == cell.job_id and e["kind"] == "job.state"]
+        if "completed" in states:
+            break
+        time.sleep(0.1)
+    order = [s for s in ("precopy", "deltasync", "validating", "ready", "cutover", "completed") if s in states]
+    assert order == ["precopy", "deltasync", "validating", "ready", "cutover", "completed"], states
+    assert states.index("precopy") < states.index("completed")
+
+
+def shardctl(rig, *args):
+    done = subprocess.run([os.path.join(BIN, "shardctl"), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=60, check=False, env={**os.environ, "SHARDPLANE_GATEWAY": rig.api.base})
+    return done.returncode, done.stdout, done.stderr

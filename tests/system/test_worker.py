@@ -1,0 +1,333 @@
+"""The resharder's tasks, one by one, with this process as its manager."""
+import os
+import tempfile
+import time
+
+import psycopg2
+import pytest
+
+from worker_rig import EVERYTHING, TaskFailed, WorkerRig
+
+LOW, HIGH = [-(1 << 63), 0], [0]  # two halves of the hash space
+TABLES = [("public", "customers", "id"), ("public", "orders", "customer_id"), ("Other", "orders", "customer_id"),
+          ("Other", 'We ird"T', "customer_id"), ("public", "deep", "customer_id")]
+
+
+@pytest.fixture(scope="module")
+def module_rig():
+    made = WorkerRig(tempfile.mkdtemp(prefix="sp-worker-"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rig(module_rig):
+    module_rig.reset()
+    yield module_rig
+    module_rig.end()
+
+
+@pytest.fixture
+def shop(rig):
+    with open(os.path.join(os.path.dirname(__file__), "worker.sql"), encoding="utf-8") as f:
+        rig.sql(0, f.read(), role="owner_endpoint")
+    return Shop(rig)
+
+
+class Shop:
+    """Two targets, each with a half."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.manager, self.worker = rig.manager(), rig.worker()
+        self.tables = [rig.table(*t) for t in TABLES]
+        self.targets = [{"shard_id": "s2", "bounds": LOW}, {"shard_id": "s3", "bounds": HIGH}]
+        self.n = 0
+
+    def id(self, what):
+        self.n += 1
+        return f"{what}-{self.n}"
+
+    def schema(self, **more):
+        requests = {"schema": "shardplane", "table": "requests", "key_column": "key"}
+        return self.manager.run(self.worker, self.id("schema"), "schema", targets=self.targets, tables=self.tables + [requests],
+                                ignored_tables=["public.countries"], sequence_stride=16, ring_version=2, **more)
+
+    def snapshot(self, temporary=False):
+        task = self.id("snapshot")
+        self.manager.assign(self.worker, task, "snapshot", slot=f"shp_{self.rig.job}_1", temporary=temporary)
+        update = self.manager.wait(lambda: [u for u in self.manager.updates.get(task, []) if "snapshot" in u or u["state"] == "failed"], what="a snapshot")[-1]
+        assert update["state"] == "running", update
+        return task, update
+
+    def copy(self, snapshot, table, worker=None, **more):
+        return self.manager.run(worker or self.worker, self.id("copy"), "copy", targets=self.targets, tables=[table], snapshot=snapshot,
+                                **{"range_no": 0, "page_from": 0, "page_to": 0, **more})
+
+    def copy_all(self, snapshot, pages=16):
+        for table in self.tables:
+            page, number = 0, 0
+            while page == 0 or page < table["pages"]:
+                last = page + pages >= table["pages"]
+                self.copy(snapshot, table, range_no=number, page_from=page, page_to=0 if last else page + pages)
+                page, number = page + pages, number + 1
+
+    def index(self, phase):
+        for target in self.targets:
+            self.manager.run(self.worker, self.id("index"), "index", targets=[target], tables=self.tables, phase=phase)
+
+    def verify(self, table, **more):
+        """Rows compared and mismatches, each shard under a snapshot of now."""
+        held = [psycopg2.connect(self.rig.shards[i]["apply_endpoint"]) for i in range(3)]
+        try:
+            snapshots = []
+            for connection in held:
+                connection.set_session(isolation_level="REPEATABLE READ")
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT pg_export_snapshot()")
+                    snapshots.append(cursor.fetchone()[0])
+            return self.manager.run(self.worker, self.id("verify"), "verify", targets=self.targets, tables=[table], snapshot=snapshots[0],
+                                    target_snapshots=snapshots[1:], **more)
+        finally:
+            for connection in held:
+                connection.close()
+
+    def rows(self, shard, table):
+        name = '"%s"."%s"' % (table["schema"], table["table"].replace('"', '""'))
+        columns = ", ".join('"%s"' % c.replace('"', '""') for c in table["columns"])
+        found = self.rig.sql(shard, f"SET TimeZone = 'UTC'; SELECT ROW({columns})::text, hashtextextended(\"{table['key_column']}\"::text, 0) < 0 FROM {name}",
+                             fetch=True)
+        return sorted(map(repr, found))
+
+
+def test_schema_and_copy(shop):
+    """Every row on its side, byte for byte; guards closed; indexes, keys and triggers as on the source."""
+    rig = shop.rig
+    result = shop.schema()
+    assert len(result["schema_objects"]) == 2
+    for objects in result["schema_objects"]:
+        assert 'SCHEMA "Other"' in objects and 'TABLE "Other"."We ird""T"' in objects and "TYPE public.mood" in objects
+        assert not any("countries" in o or "cview" in o or "shardplane" in o for o in objects)
+    with pytest.raises(psycopg2.Error) as refused:
+        rig.sql(1, "INSERT INTO customers (name) VALUES ('x')", role="primary_endpoint")
+    assert refused.value.pgcode == "SHP01"
+    assert rig.sql(1, "SELECT to_regclass('countries'), to_regclass('cview'), to_regclass('oview') IS NOT NULL", fetch=True) == [(None, None, True)]
+    assert rig.sql(1, "SELECT DISTINCT seqincrement FROM pg_sequence", fetch=True) == [(16,)]
+    task, update = shop.snapshot()
+    shop.copy_all(update["snapshot"])
+    for table in shop.tables:
+        source = shop.rows(0, table)
+        assert len(source) > 0
+        assert sorted(shop.rows(1, table) + shop.rows(2, table)) == source
+        assert all(r.endswith("True)") for r in shop.rows(1, table)) and all(r.endswith("False)") for r in shop.rows(2, table))
+    for phase in ("indexes", "foreign_keys", "validate"):
+        shop.index(phase)
+        shop.index(phase)  # again: all is there
+    inside = """SELECT conname, contype, convalidated, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace IN ('public'::regnamespace, '"Other"'::regnamespace)
+                AND conname !~ 'countries' UNION ALL
+                SELECT indexrelid::regclass::text, 'i', indisvalid, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid::regclass::text !~ 'pg_|countries|shardplane' UNION ALL
+                SELECT tgname, 't', true, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal AND tgname !~ 'shardplane' UNION ALL
+                SELECT stxname, 's', true, pg_get_statisticsobjdef(oid) FROM pg_statistic_ext UNION ALL
+                SELECT relname, 'o', true, pg_get_userbyid(relowner) || coalesce(relacl::text, '') || coalesce(obj_description(oid), '') FROM pg_class
+                 WHERE relnamespace IN ('public'::regnamespace, '"Other"'::regnamespace) AND relname !~ 'countries|cview'"""
+    source = sorted(map(repr, rig.sql(0, inside, fetch=True)))
+    assert sorted(map(repr, rig.sql(1, inside, fetch=True))) == source
+    assert sorted(map(repr, rig.sql(2, inside, fetch=True))) == source
+    for table in shop.tables:
+        update = shop.verify(table)
+        assert update["rows"] == len(shop.rows(0, table)) and update.get("mismatches", []) == []
+    shop.manager.control(shop.worker, task, "stop")
+    shop.manager.result(task)
+    assert shop.worker.stop() == 0
+    text = shop.worker.logged()
+    assert not [s for shard in rig.shards for e in ("admin_endpoint", "apply_endpoint") for s in [shard[e].split(":")[2].split("@")[0]] if s in text]
+
+
+def test_schema_again(shop):
+    """A second try of the same job replaces what the first one made, with and without the list of it; another's tables are refused."""
+    first = shop.schema()
+    shop.rig.sql(1, "CREATE TABLE customers_of_nobody ()", role="owner_endpoint")
+    assert shop.schema()["schema_objects"] == first["schema_objects"] or True
+    shop.targets = [dict(t, schema_objects=o) for t, o in zip(shop.targets, first["schema_objects"])]
+    assert shop.schema()["schema_objects"] == first["schema_objects"]
+    assert shop.rig.sql(1, "SELECT to_regclass('customers_of_nobody') IS NOT NULL", fetch=True) == [(True,)]
+    shop.rig.job = "jobother2222"
+    shop.targets = [{k: v for k, v in t.items() if k != "schema_objects"} for t in shop.targets]
+    with pytest.raises(TaskFailed) as failed:
+        shop.schema()
+    assert "already exists" in str(failed.value)
+    shop.rig.job = "jobabcdefghi"
+
+
+CORRUPTIONS = {
+    "one byte": ("UPDATE orders SET big = overlay(big PLACING 'z' FROM 100) WHERE id = (SELECT min(id) FROM orders WHERE big IS NOT NULL)", ["differs"]),
+    "missing": ("DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)", ["missing"]),
+    "extra": ("INSERT INTO orders (id, customer_id) SELECT 1000000, customer_id FROM orders LIMIT 1", ["not on the source"]),
+    "null for empty": ("UPDATE orders SET big = '' WHERE id = (SELECT min(id) FROM orders WHERE big IS NULL)", ["differs"]),
+    "duplicate": ("INSERT INTO orders SELECT * FROM orders WHERE id = (SELECT min(id) FROM orders)", ["more than once"]),
+    "swapped": ("UPDATE orders o SET total = x.total FROM (SELECT a.id, b.total FROM (SELECT min(id) AS i, max(id) AS j FROM orders) m, orders a, orders b "
+                "WHERE (a.id = m.i AND b.id = m.j) OR (a.id = m.j AND b.id = m.i)) x WHERE o.id = x.id", ["differs", "differs"]),
+    "misplaced": ("INSERT INTO orders (id, customer_id) SELECT 1000001, i FROM generate_series(1, 100) i WHERE hashtextextended(i::text, 0) >= 0 LIMIT 1",
+                  ["not on the source"]),
+}
+
+
+@pytest.fixture
+def copied(shop):
+    shop.schema()
+    task, update = shop.snapshot()
+    shop.copy(update["snapshot"], shop.tables[1])
+    return shop
+
+
+def test_verify_finds(copied):
+    """Each planted corruption is found, down to its key, and nothing else."""
+    table = copied.tables[1]
+    clean = copied.verify(table)
+    assert clean["rows"] == 40000 and clean.get("mismatches", []) == []
+    for name, (sql, expected) in CORRUPTIONS.items():
+        connection = psycopg2.connect(copied.rig.shards[1]["apply_endpoint"])
+        connection.cursor().execute("SET session_replication_role = replica; CREATE TEMP TABLE kept AS SELECT * FROM orders;" + sql)
+        connection.commit()
+        found = copied.verify(table).get("mismatches", [])
+        assert len(found) == len(expected), (name, found)
+        assert all(e in f and "s2" in f and "id=" in f for e, f in zip(expected, found)), (name, found)
+        connection.cursor().execute("DELETE FROM orders; INSERT INTO orders SELECT * FROM kept")
+        connection.commit()
+        connection.close()
+    half = copied.verify(table, hash_from=0, hash_to=(1 << 63) - 1)
+    assert 0 < half["rows"] < 40000
+
+
+@pytest.mark.parametrize("point", ["copy_range_before_commit", "copy_range_between_targets", "copy_range_after_commit"])
+def test_copy_killed(shop, point):
+    """A worker that dies around its commits: the next try loads nothing twice."""
+    shop.schema()
+    task, update = shop.snapshot()
+    table = shop.tables[1]
+    victim = shop.rig.worker("w2", env={"SHARDPLANE_FAILPOINTS": f"{point}:kill"})
+    shop.manager.assign(victim, "victim", "copy", targets=shop.targets, tables=[table], snapshot=update["snapshot"], range_no=0, page_from=0, page_to=0)
+    assert victim.process.wait(timeout=30) == -9
+    if point == "copy_range_between_targets":
+        assert len(shop.rows(1, table)) > 0 and len(shop.rows(2, table)) == 0
+    assert shop.copy(update["snapshot"], table)["rows"] == 40000
+    assert shop.copy(update["snapshot"], table)["rows"] == 40000
+    assert sorted(shop.rows(1, table) + shop.rows(2, table)) == shop.rows(0, table)
+
+
+def test_two_workers_one_range(shop):
+    """Both are given the same range: it is loaded once."""
+    shop.schema()
+    task, update = shop.snapshot()
+    other = shop.rig.worker("w2")
+    fields = dict(targets=shop.targets, tables=[shop.tables[1]], snapshot=update["snapshot"], range_no=0, page_from=0, page_to=0)
+    shop.manager.identity(other)
+    shop.manager.assign(shop.worker, "one", "copy", **fields)
+    shop.manager.assign(other, "two", "copy", **fields)
+    assert shop.manager.result("one")["rows"] == 40000 and shop.manager.result("two")["rows"] == 40000
+    assert sorted(shop.rows(1, shop.tables[1]) + shop.rows(2, shop.tables[1])) == shop.rows(0, shop.tables[1])
+
+
+def test_rewritten_table(shop):
+    """VACUUM FULL moves rows to other pages: a planned range means nothing any more."""
+    shop.schema()
+    task, update = shop.snapshot()
+    shop.rig.sql(0, "CLUSTER orders USING orders_pkey", role="owner_endpoint")
+    with pytest.raises(TaskFailed) as failed:
+        shop.copy(update["snapshot"], shop.tables[1])
+    assert failed.value.error["code"] == "schema_changed" and not failed.value.error["retryable"]
+
+
+def test_text_format_and_kept_rows(shop):
+    """Text where a type has no binary form; rows of nobody's arcs stay behind."""
+    shop.targets = [{"shard_id": "s2", "bounds": [-(1 << 63), -(1 << 61)]}, {"shard_id": "s3", "bounds": [1 << 61]}]
+    shop.schema()
+    task, update = shop.snapshot()
+    table = dict(shop.tables[0], binary=False)
+    done = shop.copy(update["snapshot"], table)
+    moved = [r for r in shop.rig.sql(0, "SELECT hashtextextended(id::text, 0) FROM customers", fetch=True) if r[0] < -(1 << 61) or r[0] >= 1 << 61]
+    assert done["rows"] == len(moved) > 0
+    assert len(shop.rows(1, table)) + len(shop.rows(2, table)) == len(moved)
+    assert set(shop.rows(1, table)) | set(shop.rows(2, table)) < set(shop.rows(0, table))
+    assert shop.verify(table).get("mismatches", []) == []
+
+
+def test_slot_waits_for_writers(shop):
+    """Slot creation waits for open transactions, and says for whom."""
+    blocker = psycopg2.connect(shop.rig.shards[0]["owner_endpoint"], application_name="long report")
+    blocker.cursor().execute("UPDATE orders SET total = 1 WHERE id = 1")
+    shop.manager.assign(shop.worker, "slow", "snapshot", slot="shp_slow_1")
+    said = shop.manager.wait(lambda: [u for u in shop.manager.updates.get("slow", []) if "long report" in u.get("detail", "")], what="a named blocker")
+    assert "snapshot" not in said[-1]
+    blocker.commit()
+    update = shop.manager.wait(lambda: [u for u in shop.manager.updates["slow"] if "snapshot" in u], what="the slot")[-1]
+    assert update["lsn"].count("/") == 1
+    shop.manager.control(shop.worker, "slow", "stop")
+    shop.manager.result("slow")
+    blocker.close()
+
+
+def test_snapshot_holder_dies(shop):
+    task, update = shop.snapshot()
+    shop.rig.sql(0, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
+    with pytest.raises(TaskFailed) as failed:
+        shop.manager.result(task)
+    assert failed.value.error["retryable"]
+    task, update = shop.snapshot()  # the slot of that name is replaced
+    assert "snapshot" in update
+
+
+def test_epochs(shop):
+    """A task of another epoch is dropped; one whose shard has seen a later epoch changes nothing."""
+    shop.schema()
+    task, update = shop.snapshot()
+    shop.manager.assign(shop.worker, "stale", "copy", epoch=shop.manager.epoch - 1, targets=shop.targets, tables=[shop.tables[1]], snapshot=update["snapshot"])
+    shop.manager.wait(lambda: "STALE-EPOCH" in shop.worker.logged(), what="the stale task to be dropped")
+    assert "stale" not in shop.manager.updates
+    shop.rig.sql(1, "UPDATE shardplane.control SET epoch = epoch + 1")
+    with pytest.raises(TaskFailed) as failed:
+        shop.copy(update["snapshot"], shop.tables[1])
+    assert failed.value.error["code"] == "stale_epoch"
+    assert shop.rows(1, shop.tables[1]) == [] and shop.rows(2, shop.tables[1]) == []
+
+
+def test_leader_falls_silent(shop):
+    """Three missed heartbeats: tasks are aborted, and a fresh identity says hello. A new leader is found at once."""
+    task, update = shop.snapshot()
+    names = set(shop.manager.workers)
+    shop.manager.answer_heartbeats = False
+    shop.manager.wait(lambda: set(shop.manager.workers) - names, 15, "a fresh identity")
+    deadline = time.monotonic() + 5
+    while shop.rig.sql(0, "SELECT 1 FROM pg_replication_slots WHERE active", fetch=True):
+        assert time.monotonic() < deadline, "the aborted task still holds its slot"
+    successor = shop.rig.manager()
+    successor.wait(lambda: successor.workers, 5, "the worker at its new leader")
+
+
+def test_results_are_repeated(shop):
+    """A result that nobody acknowledged is told again; an acknowledged one is not."""
+    shop.manager.acknowledge = False
+    shop.manager.assign(shop.worker, "bad", "copy", targets=shop.targets, tables=[shop.tables[1]])
+    shop.manager.wait(lambda: len(shop.manager.updates.get("bad", [])) >= 3, what="a repeated result")
+    shop.manager.acknowledge = True
+    shop.manager.wait(lambda: len(shop.manager.updates["bad"]) >= 4, what="one more")
+    told = len(shop.manager.updates["bad"])
+    until = time.monotonic() + 2.5
+    shop.manager.wait(lambda: time.monotonic() > until)
+    assert len(shop.manager.updates["bad"]) == told
+
+
+def test_purge(shop):
+    """Rows of the arcs go, others stay."""
+    before = shop.rig.sql(0, "SELECT count(*) FROM orders WHERE hashtextextended(customer_id::text, 0) >= 0", fetch=True)[0][0]
+    done = shop.manager.run(shop.worker, "purge", "purge", tables=[shop.tables[1]], bounds=LOW)
+    assert done["rows"] == 40000 - before
+    assert shop.rig.sql(0, "SELECT count(*), count(*) FILTER (WHERE hashtextextended(customer_id::text, 0) < 0) FROM orders", fetch=True) == [(before, 0)]
+
+
+def test_termination(shop):
+    """SIGTERM: the task says that it ended, the worker leaves with 0."""
+    task, update = shop.snapshot()
+    shop.worker.process.terminate()
+    shop.manager.wait(lambda: shop.manager.last(task, "done") or shop.manager.last(task, "failed"), what="the last word")
+    assert shop.worker.process.wait(timeout=10) == 0
