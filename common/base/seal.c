@@ -57,18 +57,20 @@ int sp_seal_open(sp_seal_t **ret_self, const char *path, sp_error_t *err)
         return rc;
     }
     sp_seal_t *self = sodium_malloc(sizeof *self);
+    if (!self) {
+        sodium_memzero(hex, sizeof hex);
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the key");
+    }
     size_t got = 0;
-    if (!self)
-        rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the key");
-    else if (sodium_hex2bin(self->key, sizeof self->key, hex, 64, NULL, &got, NULL) != 0 ||
-             got != sizeof self->key)
-        rc = sp_error_set(err, SP_E_CONFIG,
-                          "key file %s: wants 64 hex digits (make one with: openssl rand -hex 32)",
-                          path);
+    bool good = sodium_hex2bin(self->key, sizeof self->key, hex, 64, NULL, &got, NULL) == 0 &&
+                got == sizeof self->key;
     sodium_memzero(hex, sizeof hex);
-    if (rc) {
+    if (!good) {
         sp_seal_close(&self);
-        return rc;
+        return sp_error_set(err, SP_E_CONFIG,
+                            "key file %s: wants 64 hex digits (make one with: openssl rand -hex "
+                            "32)",
+                            path);
     }
     sodium_mprotect_readonly(self);
     *ret_self = self;

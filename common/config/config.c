@@ -277,9 +277,11 @@ static int build(sp_config_t **ret_self, const char *kind, const sp_option_t *ro
     self->arena = sp_arena_new(0);
     self->rows = sp_config_merge_rows(rows, n, &self->n);
     self->values = calloc(n + sp_config_common_rows_n + 1, sizeof *self->values);
-    int rc = !self->arena || !self->rows || !self->values ? no_memory(err) : SP_OK;
-    if (rc == SP_OK && src->text)
-        rc = take_json(self, src, err);
+    if (!self->arena || !self->rows || !self->values) {
+        sp_config_destroy(&self);
+        return no_memory(err);
+    }
+    int rc = src->text ? take_json(self, src, err) : SP_OK;
     for (size_t i = 0; rc == SP_OK && endpoints && *endpoints && i < self->n; i++)
         if (strcmp(self->rows[i]->name, "metadata_endpoints") == 0)
             rc = set_list_text(self, &self->values[i], endpoints, err);

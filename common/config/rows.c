@@ -52,6 +52,7 @@ const size_t sp_config_common_rows_n = sizeof sp_config_common_rows / sizeof *sp
 
 const sp_option_t **sp_config_merge_rows(const sp_option_t *rows, size_t n, size_t *ret_n)
 {
+    // NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers is meant
     const sp_option_t **out = calloc(n + sp_config_common_rows_n + 1, sizeof *out);
     if (!out)
         return NULL;

@@ -105,9 +105,9 @@ static int take_shards(sp_ring_t *self, const sp_ring_shard_t *shards, size_t n,
 
 static int place_tokens(sp_ring_t *self, sp_error_t *err)
 {
-    self->at = malloc((self->n + 1) * sizeof *self->at);
+    self->at = calloc(self->n + 1, sizeof *self->at);
     self->owner = malloc((self->n + 1) * sizeof *self->owner);
-    point_t *points = malloc((self->n + 1) * sizeof *points);
+    point_t *points = calloc(self->n + 1, sizeof *points);
     if (!self->at || !self->owner || !points) {
         free(points);
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a ring");

@@ -117,7 +117,7 @@ static int open_socket(const char *host, int port, int *ret_port, sp_error_t *er
     if (getsockname(fd, (struct sockaddr *)&bound, &len) == 0 &&
         getnameinfo((struct sockaddr *)&bound, len, NULL, 0, service, sizeof service,
                     NI_NUMERICSERV) == 0)
-        sscanf(service, "%d", ret_port);
+        *ret_port = (int)strtol(service, NULL, 10);
     return fd;
 }
 

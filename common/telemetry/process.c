@@ -2,16 +2,20 @@
 #include "common/telemetry/process.h"
 
 #include <dirent.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+enum { FIELDS = 25 };
+
 typedef struct stat_line {
-    unsigned long long user_ticks, system_ticks; // CPU
-    long threads;                                // threads
-    unsigned long long start_ticks;              // since boot
-    unsigned long virtual_bytes;                 // address space
-    long resident_pages;                         // memory
+    long long user_ticks, system_ticks; // CPU
+    long long threads;                  // threads
+    long long start_ticks;              // since boot
+    long long virtual_bytes;            // address space
+    long long resident_pages;           // memory
 } stat_line_t;
 
 static bool read_stat(stat_line_t *ret)
@@ -24,12 +28,25 @@ static bool read_stat(stat_line_t *ret)
     fclose(f);
     text[n] = '\0';
     const char *p = strrchr(text, ')'); // the name may hold anything
-    // Fields from the third on, see proc(5).
-    return p && sscanf(p + 1,
-                       " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %ld "
-                       "%*d %llu %lu %ld",
-                       &ret->user_ticks, &ret->system_ticks, &ret->threads, &ret->start_ticks,
-                       &ret->virtual_bytes, &ret->resident_pages) == 6;
+    if (!p)
+        return false;
+    // Behind the name come the state and numbers, see proc(5): field 3 is the state.
+    long long fields[FIELDS] = {0};
+    char *at = (char *)(uintptr_t)p + 3;
+    for (int field = 4; field < FIELDS; field++) {
+        char *end;
+        fields[field] = strtoll(at, &end, 10);
+        if (end == at)
+            return false;
+        at = end;
+    }
+    *ret = (stat_line_t){.user_ticks = fields[14],
+                         .system_ticks = fields[15],
+                         .threads = fields[20],
+                         .start_ticks = fields[22],
+                         .virtual_bytes = fields[23],
+                         .resident_pages = fields[24]};
+    return true;
 }
 
 static long count_fds(void)
@@ -50,12 +67,12 @@ static double boot_time(void)
     if (!f)
         return 0;
     char line[256];
-    unsigned long long at = 0;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "btime %llu", &at) == 1)
-            break;
+    double at = 0;
+    while (at == 0 && fgets(line, sizeof line, f))
+        if (strncmp(line, "btime ", 6) == 0)
+            at = (double)strtoll(line + 6, NULL, 10);
     fclose(f);
-    return (double)at;
+    return at;
 }
 
 static void gauge(sp_buf_t *out, const char *name, const char *type, const char *help, double value)

@@ -35,12 +35,22 @@ static void publish(health_t *self, shard_t *shard)
     sp_arena_destroy(&arena);
 }
 
+// The first verdict waits until every server was looked at, but bad news does not.
+static bool known_enough(const shard_t *shard)
+{
+    bool all = true;
+    for (size_t i = 0; i < shard->n; i++)
+        all &= shard->servers[i].seen.probed;
+    return shard->verdict == VERDICT_UNHEALTHY ||
+           (shard->verdict != VERDICT_UNKNOWN && (all || shard->told));
+}
+
 static void news_of(health_t *self, shard_t *shard)
 {
     if (!shard)
         return;
     health_metrics_shard(self, shard);
-    if (shard->verdict != shard->told && shard->verdict != VERDICT_UNKNOWN)
+    if (shard->verdict != shard->told && known_enough(shard))
         publish(self, shard);
 }
 
