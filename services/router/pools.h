@@ -1,0 +1,46 @@
+// Connections to shards: a few pipelined ones for each primary and replica, in the loop.
+#ifndef SP_ROUTER_POOLS_H
+#define SP_ROUTER_POOLS_H
+
+#include "common/base/seal.h"
+#include "common/pg/pipe.h"
+#include "common/store/catalog.h"
+#include "services/router/metrics.h"
+
+#include <czmq.h>
+
+typedef struct shard_pools shard_pools_t; // of all shards
+typedef struct pool pool_t;               // of one server
+typedef struct slot slot_t;               // one connection
+
+typedef struct pools_options {
+    zloop_t *loop;                // borrowed
+    const sp_seal_t *seal;        // borrowed
+    const char *application_name; // borrowed
+    size_t pool_size;             // most connections a server
+    size_t depth;                 // most requests a connection
+    void (*freed)(void *arg);     // a connection came up or has room again: called from the tick
+    void *arg;                    // its argument
+} pools_options_t;
+
+shard_pools_t *pools_new(const pools_options_t *options);
+void pools_destroy(shard_pools_t **self_p); // ends all requests
+
+// Takes over a new catalog: pools of new shards and endpoints are opened, of changed and gone ones retired (they end with their requests).
+void pools_update(shard_pools_t *self, const sp_catalog_t *catalog);
+void pools_tick(shard_pools_t *self); // each 10 ms or so
+void pools_measure(shard_pools_t *self, router_metrics_t *metrics);
+
+// The primary's pool, or that of a replica with a live connection, else NULL.
+pool_t *pools_primary(shard_pools_t *self, sp_str_t shard_id);
+pool_t *pools_replica(shard_pools_t *self, sp_str_t shard_id);
+
+// The connection with the fewest requests, NULL when none is up with room (a further one is then being opened where allowed). alone: one
+// without any, that pool_pick() passes by until slot_release().
+slot_t *pool_pick(pool_t *self, bool alone);
+const char *pool_fault(const pool_t *self); // why no connection is up; "" when one is
+int slot_submit(slot_t *self, const sp_pipe_request_t *request, sp_error_t *err);
+void slot_release(slot_t *self);            // ends `alone`
+bool slot_up(const slot_t *self);
+
+#endif

@@ -1,0 +1,32 @@
+// Which catalogs a router may believe: another cluster's, an earlier generation's and one whose ring has gone back are refused.
+#ifndef SP_ROUTER_PURE_VERSIONS_H
+#define SP_ROUTER_PURE_VERSIONS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/error.h"
+#include "common/base/str.h"
+
+typedef struct ring_seen {
+    char keyspace[64];       // name
+    int64_t create_revision; // of its ring record: a keyspace made anew counts from the start
+    int64_t version;         // highest seen
+} ring_seen_t;
+
+typedef struct ring_versions {
+    char cluster_id[128]; // "" before the first
+    int64_t generation;   // highest seen
+    ring_seen_t *seen;    // owned
+    size_t n;             // count
+} ring_versions_t;
+
+void ring_versions_free(ring_versions_t *self);
+// Each new catalog: first its generation record, then every ring; all of them before any is kept. catalog_unavailable tells why not.
+int ring_versions_check_generation(const ring_versions_t *self, sp_str_t cluster_id, int64_t generation, sp_error_t *err);
+int ring_versions_check_ring(const ring_versions_t *self, sp_str_t keyspace, int64_t create_revision, int64_t version, sp_error_t *err);
+// Remembers what was accepted. out_of_memory.
+int ring_versions_keep(ring_versions_t *self, sp_str_t cluster_id, int64_t generation, sp_error_t *err);
+int ring_versions_keep_ring(ring_versions_t *self, sp_str_t keyspace, int64_t create_revision, int64_t version, sp_error_t *err);
+
+#endif
