@@ -76,7 +76,7 @@ static int take_shards(sp_ring_t *self, const sp_ring_shard_t *shards, size_t n,
     self->shards_n = n;
     self->shards = calloc(n + 1, sizeof *self->shards);
     self->ids = malloc(ids_len + 1);
-    self->tokens = malloc((self->n + 1) * sizeof *self->tokens);
+    self->tokens = calloc(self->n + 1, sizeof *self->tokens);
     if (!self->shards || !self->ids || !self->tokens)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a ring");
     char *id = self->ids;
