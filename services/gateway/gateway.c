@@ -12,7 +12,7 @@
 
 const sp_option_t sp_gateway_options[] = {
     {.name = "http_listen", .type = SP_OPT_ADDRESS, .def = "127.0.0.1:8081", .help = "host:port of the REST API"},
-    {.name = "max_connections", .type = SP_OPT_INT, .def = "1000", .min = 1, .max = 10000, .help = "open HTTP connections; more are closed at once"},
+    {.name = "max_connections", .type = SP_OPT_INT, .def = "1000", .min = 1, .max = 10000, .help = "open HTTP connections; more wait to be accepted"},
     {.name = "max_in_flight", .type = SP_OPT_INT, .def = "512", .min = 1, .max = 10000, .help = "requests that wait for a service; more are answered 429"},
     {.name = "max_body_bytes", .type = SP_OPT_INT, .def = "1048576", .min = 1024, .max = 4194304, .help = "largest request body"},
     {.name = "request_timeout_ms", .type = SP_OPT_INT, .def = "30000", .min = 100, .max = 600000, .help = "wait for a service's reply, unless the request says"},

@@ -13,7 +13,7 @@ typedef struct sp_http_conn sp_http_conn_t;
 
 typedef struct sp_http_options {
     const char *listen;    // host:port; port 0: any
-    int max_connections;   // more are closed at once
+    int max_connections;   // more wait to be accepted
     size_t max_header;     // bytes of request line and headers
     size_t max_body;       // bytes
     int header_timeout_ms; // from the connection, or the first byte of a next request, to the end of the headers
