@@ -5,20 +5,27 @@
 
 #include "common/job/job_fsm.h"
 
+// A completed job changes guards until they are folded, and none afterwards.
+static bool changes_guards(const sp_msg_catalog_job_t *job)
+{
+    if (job->state != SP_JOB_COMPLETED)
+        return sp_job_is_live((int)job->state);
+    for (size_t i = 0; i < job->steps_done.n; i++)
+        if (sp_str_eqz(job->steps_done.items[i], "folded"))
+            return false;
+    return true;
+}
+
 bool guard_check_applies(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t *shard)
 {
-    if (shard->job_id.len ||
-        (shard->status != SP_SHARD_STATUS_ACTIVE && shard->status != SP_SHARD_STATUS_EMPTY))
+    if (shard->status != SP_SHARD_STATUS_ACTIVE && shard->status != SP_SHARD_STATUS_EMPTY)
         return false;
     for (size_t i = 0; i < catalog->n_jobs; i++) {
         const sp_msg_catalog_job_t *job = catalog->jobs[i].job;
-        if (sp_job_is_terminal((int)job->state) || job->state == SP_JOB_FAILED)
-            continue;
-        // A completed job may still be folding its guards.
         bool mine = sp_str_eq(job->source_shard_id, shard->id);
         for (size_t j = 0; j < job->targets.n && !mine; j++)
             mine = sp_str_eq(job->targets.items[j].shard_id, shard->id);
-        if (mine && (sp_job_is_live((int)job->state) || sp_str_eqz(job->step, "fold")))
+        if (mine && changes_guards(job))
             return false;
     }
     return true;

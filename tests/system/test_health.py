@@ -1,0 +1,145 @@
+"""Health: what an operator sees when a server stops, hangs or lags, or when somebody lifts a guard."""
+import os
+
+import psycopg2
+import pytest
+
+from harness.api import Api, ApiError
+from harness.rig import BIN, FOLDER, SLOW
+from harness.shopstack import register_tables, shard_body
+from ledger import shop
+from spstack.ports import free_base
+from spstack.stack import Stack
+
+OVERRIDES = {"health.probe_interval_ms": 200, "health.probe_timeout_ms": 1000, "health.guard_interval_ms": 500,
+             "health.max_lag_ms": 1500}
+
+
+class Watched:
+    """A stack with one shard and one replica, and its health as the gateway shows it."""
+
+    def __init__(self):
+        self.stack = Stack(os.path.join(os.path.dirname(FOLDER), "system-health"))
+        self.stack.up(shards=1, replicas=1, resharders=1, port_base=free_base(), fsync=False, binaries=BIN, fresh=True,
+                      overrides=OVERRIDES)
+        self.api = Api(self.stack.service("gateway-1").address("http", "http://"), timeout=20 * SLOW)
+        self.shard = self.stack.status()["shards"][0]
+        shop.load(self.shard["owner_endpoint"], 20, 40, 80)
+        self.api.post("/api/v1/shards", shard_body(self.shard), timeout=60)
+        register_tables(self.api)
+
+    def sql(self, text, where="primary"):
+        dsn = self.shard["superuser_endpoint"]
+        if where == "replica":
+            dsn = dsn.replace(f":{self.shard['port']}/", f":{self.shard['replicas'][0]['port']}/")
+        connection = psycopg2.connect(dsn)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(text)
+        finally:
+            connection.close()
+
+    def health(self):
+        try:
+            return self.api.get("/api/v1/shards/shard1/health")
+        except ApiError:
+            return {}
+
+    def wait(self, verdict, words="", seconds=20):
+        def check():
+            h = self.health()
+            if h.get("verdict") == verdict and words in " ".join(h.get("reasons", [])):
+                return h
+            return None
+
+        try:
+            return self.stack.wait_for(f"{verdict} {words}", check, seconds * SLOW)
+        except Exception:
+            print(self.health())
+            raise
+
+    def wait_healthy(self):
+        def check():
+            h = self.health()
+            return h if h.get("verdict") == "healthy" and h.get("guards_ok") else None
+
+        return self.stack.wait_for("healthy, guards looked at", check, 30 * SLOW)
+
+
+@pytest.fixture(scope="module")
+def watched():
+    made = Watched()
+    yield made
+    made.stack.down(purge=True)
+
+
+def test_healthy(watched):
+    h = watched.wait_healthy()
+    assert [e["role"] for e in h["endpoints"]] == ["primary", "replica"]
+    primary, replica = h["endpoints"]
+    assert primary["endpoint"]["port"] == watched.shard["port"] and not primary["in_recovery"]
+    assert replica["in_recovery"] and replica["lag_bytes"] >= 0 and replica["system_identifier"] == primary["system_identifier"]
+    assert 0 < primary["latency_ms"] < 1000 * SLOW
+    listed = watched.api.get("/api/v1/shards")["shards"][0]
+    assert listed["health"]["verdict"] == "healthy"
+    with pytest.raises(ApiError) as missing:
+        watched.api.get("/api/v1/shards/nope/health")
+    assert missing.value.status == 404
+
+
+@pytest.mark.parametrize("how, back", [
+    ('ALTER TABLE customers DISABLE TRIGGER "~shardplane_row"', 'ALTER TABLE customers ENABLE ALWAYS TRIGGER "~shardplane_row"'),
+    ('ALTER TABLE customers ENABLE TRIGGER "~shardplane_row"', 'ALTER TABLE customers ENABLE ALWAYS TRIGGER "~shardplane_row"'),
+    ("UPDATE shardplane.ownership SET bounds = '{0}'", "UPDATE shardplane.ownership SET bounds = '{-9223372036854775808}'"),
+])
+def test_a_guard_that_was_lifted_shows(watched, how, back):
+    watched.wait_healthy()
+    watched.sql(how)
+    try:
+        h = watched.wait("degraded", "catalog" if "ownership" in how else "customers")
+        assert h["guards_ok"] is False
+    finally:
+        watched.sql(back)
+    watched.wait_healthy()
+
+
+def test_a_late_replica_shows_its_lag(watched):
+    watched.wait_healthy()
+    watched.sql("SELECT pg_wal_replay_pause()", "replica")
+    try:
+        watched.sql("CREATE TABLE public.noise AS SELECT repeat('x', 100) FROM generate_series(1, 2000)")
+        h = watched.wait("degraded", "ms behind")
+        replica = h["endpoints"][1]
+        assert replica["lag_bytes"] > 200000 and replica["lag_ms"] > 1500
+    finally:
+        watched.sql("SELECT pg_wal_replay_resume()", "replica")
+        watched.sql("DROP TABLE IF EXISTS public.noise")
+    assert watched.wait_healthy()["endpoints"][1]["lag_ms"] < 1500
+
+
+def test_servers_that_stop(watched):
+    watched.wait_healthy()
+    watched.stack.stop("shard1-replica1")
+    watched.wait("degraded", "replica")
+    watched.stack.start("shard1-replica1")
+    watched.wait_healthy()
+    watched.stack.stop("shard1")
+    h = watched.wait("unhealthy", "does not answer")
+    assert "password" not in str(h) and watched.shard["primary_endpoint"].split(":")[2].split("@")[0] not in str(h)
+    watched.stack.start("shard1")
+    watched.wait_healthy()
+
+
+def test_health_goes_on_without_etcd(watched):
+    watched.wait_healthy()
+    watched.stack.etcd.stop()
+    try:
+        watched.stack.stop("shard1-replica1")
+        status, body = watched.api.raw("GET", "/api/v1/shards/shard1/health")[:2]
+        watched.wait("degraded", "replica")
+        assert status == 200, body
+    finally:
+        watched.stack.etcd.start()
+        watched.stack.start("shard1-replica1")
+    watched.wait_healthy()
