@@ -9,7 +9,8 @@
 #include "common/base/clock.h"
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
-#include "common/owner/fingerprint.h"
+
+enum { PREPARE_MS = 10000 }; // before the lock, when nobody waits; then the budget counts
 
 static int no_memory(sp_error_t *err)
 {
@@ -32,6 +33,22 @@ int fence_in_time(fence_t *fence, sp_error_t *err)
         return sp_error_set(err, SP_E_CANCELLED, "the manager gave it up");
     if (sp_clock_until_ms(fence->deadline_ms) == 0)
         return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "the fence's budget of %lld ms was used up", (long long)fence->control->budget_ms);
+    return 0;
+}
+
+int fence_await(fence_t *fence, PGconn *conn, sp_error_t *err)
+{
+    if (PQflush(conn) < 0)
+        return sp_error_set(err, SP_E_PG_CONNECTION, "a connection of the fence was lost");
+    while (PQisBusy(conn)) {
+        int rc = follow_turn(fence->f, 5, PQsocket(conn), err);
+        if (!rc)
+            rc = fence_in_time(fence, err);
+        if (rc)
+            return rc;
+        if (!PQconsumeInput(conn) || PQflush(conn) < 0)
+            return sp_error_set(err, SP_E_PG_CONNECTION, "a connection of the fence was lost");
+    }
     return 0;
 }
 
@@ -62,12 +79,14 @@ static int prepare(fence_t *fence, sp_error_t *err)
     if (!rc)
         rc = fence_sequence_prepare(fence, err);
     if (!rc)
+        rc = fence_seal_prepare(fence, err);
+    if (!rc)
         fence_replica_prepare(fence);
     return rc;
 }
 
 // What came while we prepared is applied before anybody has to wait for it.
-static int catch_up(fence_t *fence, sp_error_t *err)
+int fence_catch_up(fence_t *fence, sp_error_t *err)
 {
     follow_t *f = fence->f;
     for (int i = 0; i < 50; i++) {
@@ -94,55 +113,11 @@ static int send_marker(fence_t *fence, sp_error_t *err)
 static int await_marker_sent(fence_t *fence, sp_error_t *err)
 {
     PGconn *conn = sp_pg_conn(fence->b);
-    int rc = 0;
-    while (!rc && PQisBusy(conn)) {
-        rc = follow_turn(fence->f, 5, PQsocket(conn), err);
-        if (!rc)
-            rc = fence_in_time(fence, err);
-        if (!rc && (!PQconsumeInput(conn) || PQflush(conn) < 0))
-            rc = sp_error_set(err, SP_E_PG_CONNECTION, "the marker's connection was lost");
-    }
+    int rc = fence_await(fence, conn, err);
     for (PGresult *result = NULL; !rc && (result = PQgetResult(conn)) != NULL; PQclear(result))
         if (PQresultStatus(result) != PGRES_TUPLES_OK)
             rc = sp_pg_result_error(result, err);
     return rc;
-}
-
-// Session A's part that does not depend on the drain: done while the marker travels.
-static int close_guards(fence_t *fence, sp_error_t *err)
-{
-    task_t *task = fence->f->task;
-    const sp_msg_task_assign_t *assign = task->assign;
-    sp_arcs_t keeps = {assign->source_bounds_after.items, assign->source_bounds_after.n};
-    sp_guard_t guard = {.form = keeps.n ? SP_GUARD_OWNS : SP_GUARD_CLOSED,
-                        .arcs = &keeps,
-                        .ring_version = fence->control->ring_version,
-                        .reason = "in_transition",
-                        .job_running = true,
-                        .row_trigger = true};
-    for (size_t i = 0; i < assign->tables.n; i++) {
-        const sp_msg_job_table_t *t = &assign->tables.items[i];
-        sp_owner_table_t table = {t->schema, t->table, t->key_column};
-        const char *fingerprint = NULL;
-        int rc = t->fingerprint.len ? sp_owner_fingerprint(fence->a, t->schema, t->table, fence->arena, &fingerprint, err) : 0;
-        if (!rc && fingerprint && !sp_str_eqz(t->fingerprint, fingerprint))
-            rc = sp_error_set(err, SP_E_SCHEMA_CHANGED, "table " SP_STR_FMT "." SP_STR_FMT " was altered while the job ran",
-                              SP_STR_ARG(t->schema), SP_STR_ARG(t->table));
-        if (!rc)
-            rc = sp_guard_set(fence->a, &task->source.owner, &table, &guard, err);
-        if (!rc)
-            rc = fence_in_time(fence, err);
-        if (rc)
-            return rc;
-    }
-    sp_ownership_t sealed = {.ring_version = fence->control->ring_version,
-                             .arcs = keeps,
-                             .state = SP_OWNERSHIP_SEALED,
-                             .job_id = fence->f->job_id,
-                             .attempt = fence->control->attempt,
-                             .nonce = fence->nonce};
-    const char *keyspace = sp_arena_cstr(fence->arena, assign->keyspace);
-    return keyspace ? sp_ownership_write(fence->a, keyspace, &sealed, err) : no_memory(err);
 }
 
 // Until every lane has made the marker's transaction, and with it all before, durable.
@@ -160,44 +135,29 @@ static int drain(fence_t *fence, sp_error_t *err)
     return rc ? rc : follow_commit(f, err);
 }
 
-// COMMIT of session A. *ret_unknown: nobody knows whether it happened.
-static int seal(fence_t *fence, bool *ret_unknown, sp_error_t *err)
-{
-    PGresult *result = NULL;
-    *ret_unknown = false;
-    int rc = fence_in_time(fence, err);
-    if (rc)
-        return rc;
-    *ret_unknown = true;
-    rc = sp_pg_query(fence->a, "COMMIT", 0, NULL, &result, err);
-    if (rc == SP_E_SQL_ERROR && err->sqlstate[0] && strncmp(err->sqlstate, "57", 2) != 0)
-        *ret_unknown = false; // the server said no
-    if (rc)
-        return rc;
-    *ret_unknown = false;
-    bool done = strcmp(PQcmdStatus(result), "COMMIT") == 0;
-    PQclear(result);
-    return done ? 0 : sp_error_set(err, SP_E_INTERNAL, "the seal was rolled back");
-}
-
 static int run_locked(fence_t *fence, bool *ret_unknown, sp_error_t *err)
 {
     follow_t *f = fence->f;
+    fence->steps_us[0] = sp_clock_wall_us();
     int rc = sp_failpoint("fence_after_lock", err);
     if (!rc)
         rc = send_marker(fence, err);
     if (!rc)
-        rc = close_guards(fence, err);
+        rc = fence_seal_check_start(fence, err);
     if (!rc)
         rc = drain(fence, err);
+    fence->steps_us[1] = sp_clock_wall_us();
     if (!rc)
         rc = sp_failpoint("fence_after_marker", err);
     if (!rc)
         rc = fence_sequence_finish(fence, err);
     if (!rc)
+        rc = fence_seal_check_finish(fence, err);
+    fence->steps_us[2] = sp_clock_wall_us();
+    if (!rc)
         rc = sp_failpoint("fence_before_seal", err);
     if (!rc)
-        rc = seal(fence, ret_unknown, err);
+        rc = fence_seal(fence, ret_unknown, err);
     if (!rc) {
         char *text = f->marker_text;
         f->fence.marker_lsn = sp_str(sp_lsn_print(f->marker_lsn, text));
@@ -223,6 +183,11 @@ static void set_outcome(fence_t *fence, int64_t state, const char *detail)
         f->fence.detail = sp_str(f->fence_detail);
 }
 
+static const char *since(int64_t from, int64_t to)
+{
+    return sp_log_fmt("%lld", (long long)(to - from));
+}
+
 static void after_seal(fence_t *fence)
 {
     follow_t *f = fence->f;
@@ -236,8 +201,11 @@ static void after_seal(fence_t *fence)
         for (size_t i = 0; f->fence.lagging_replicas.items && i < n; i++)
             f->fence.lagging_replicas.items[f->fence.lagging_replicas.n++] = sp_arena_str(f->task->arena, lagging[i]);
     }
-    sp_log(SP_LOG_INFO, "RESHARD-FENCED", "job", f->job_id, "attempt", sp_log_fmt("%lld", (long long)fence->control->attempt), "us",
-           sp_log_fmt("%lld", (long long)(f->fence.fence_sealed_us - f->fence.fence_started_us)), NULL);
+    const int64_t *at = fence->steps_us;
+    sp_log(SP_LOG_INFO, "RESHARD-FENCED", "job", f->job_id, "attempt", since(0, fence->control->attempt), "lock_us",
+           since(fence->started_us, at[0]), "drain_us", since(at[0], at[1]), "checks_us", since(at[1], at[2]), "commit_us",
+           since(at[2], f->fence.fence_sealed_us), "total_us",
+           since(fence->started_us, f->fence.fence_sealed_us), NULL);
 }
 
 static void close_all(fence_t *fence)
@@ -261,18 +229,21 @@ static bool session_broke(const fence_t *fence, int rc)
 
 int fence_run(follow_t *f, const sp_msg_task_control_t *control, sp_error_t *err)
 {
-    fence_t fence = {.f = f, .control = control, .arena = sp_arena_new(0)};
+    fence_t fence = {.f = f, .control = control, .arena = sp_arena_new(0), .deadline_ms = sp_clock_mono_ms() + PREPARE_MS};
     sp_error_t fault = {0};
     bool unknown = false;
     int rc = fence.arena ? prepare(&fence, &fault) : no_memory(&fault);
     f->turn_failed = false;
     f->fence = (sp_msg_task_update_t){0};
-    if (!rc)
-        rc = catch_up(&fence, &fault);
     if (!rc) {
         f->marker_seen = false;
         f->marker_lsn = 0;
         f->marker = fence.marker;
+        rc = fence_seal_write(&fence, &fault);
+    }
+    if (!rc)
+        rc = fence_catch_up(&fence, &fault);
+    if (!rc) {
         rc = fence_lock_take(&fence, &fault);
     }
     if (!rc)

@@ -12,6 +12,7 @@ typedef struct fence {
     const char *marker;          // <job>/<attempt>/<nonce>
     int64_t deadline_ms;         // monotonic, of the seal
     int64_t started_us;          // Unix time of the lock request
+    int64_t steps_us[3];         // Unix time: locked, drained, all checked
     sp_pg_t *a;                  // session A: admin role; lock, guards, seal
     sp_pg_t *b;                  // session B: apply role; marker, sequences
     sp_pg_t **admins;            // to the targets, admin role; NULL when there are no sequences
@@ -22,6 +23,7 @@ typedef struct fence {
     size_t n_replicas;           // count
     const char *tables_sql;      // "a"."b", ... in sorted order
     const char *regclasses_sql;  // ARRAY of their oids
+    const char *check_sql;       // fingerprints of all tables, then the count of their triggers
 } fence_t;
 
 // ---- fence.c
@@ -35,10 +37,27 @@ int fence_open_targets(follow_t *f, const sp_msg_task_control_t *control, sp_err
 // deadline_exceeded when the budget is used up; cancelled when the manager said lift.
 int fence_in_time(fence_t *fence, sp_error_t *err);
 
+// Waits until a connection has answered, while the stream goes on. The results are the caller's to get.
+int fence_await(fence_t *fence, PGconn *conn, sp_error_t *err);
+// Applies what the stream has now.
+int fence_catch_up(fence_t *fence, sp_error_t *err);
+
 // ---- fence_lock.c
 int fence_lock_prepare(fence_t *fence, sp_error_t *err);
-// BEGIN, epoch, LOCK; the stream goes on meanwhile. Blockers are named in err.
+// LOCK; the stream goes on meanwhile. Blockers are named in err.
 int fence_lock_take(fence_t *fence, sp_error_t *err);
+
+// ---- fence_seal.c
+// Compares the tables with the job's fingerprints a first time, and prepares to do it quickly.
+int fence_seal_prepare(fence_t *fence, sp_error_t *err);
+// Opens session A's transaction and writes everything that the seal makes true: guards, ownership. Nobody sees it before COMMIT, and COMMIT
+// comes under the lock, so this need not wait for it.
+int fence_seal_write(fence_t *fence, sp_error_t *err);
+// Under the lock, which also keeps the tables' definitions: compares them again. The answer is awaited by finish.
+int fence_seal_check_start(fence_t *fence, sp_error_t *err);
+int fence_seal_check_finish(fence_t *fence, sp_error_t *err);
+// COMMIT. *ret_unknown: nobody knows whether it happened.
+int fence_seal(fence_t *fence, bool *ret_unknown, sp_error_t *err);
 
 // ---- fence_sequence.c
 // Lists the sequences of the tables and gives the targets their increments.

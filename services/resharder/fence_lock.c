@@ -85,41 +85,23 @@ static void name_blockers(fence_t *fence, sp_error_t *err)
     PQclear(result);
 }
 
-// Waits for what session A runs, while the stream goes on.
-static int await_a(fence_t *fence, sp_error_t *err)
-{
-    PGconn *conn = sp_pg_conn(fence->a);
-    int rc = PQflush(conn) < 0 ? sp_error_set(err, SP_E_PG_CONNECTION, "the fence's connection was lost") : 0;
-    while (!rc && PQisBusy(conn)) {
-        rc = follow_turn(fence->f, 5, PQsocket(conn), err);
-        if (!rc)
-            rc = fence_in_time(fence, err);
-        if (!rc && (!PQconsumeInput(conn) || PQflush(conn) < 0))
-            rc = sp_error_set(err, SP_E_PG_CONNECTION, "the fence's connection was lost");
-    }
-    if (rc)
-        return rc;
-    for (PGresult *result = NULL; (result = PQgetResult(conn)) != NULL; PQclear(result))
-        if (!rc && PQresultStatus(result) != PGRES_COMMAND_OK)
-            rc = sp_pg_result_error(result, err);
-    return rc;
-}
-
 int fence_lock_take(fence_t *fence, sp_error_t *err)
 {
-    task_t *task = fence->f->task;
+    PGconn *conn = sp_pg_conn(fence->a);
     const char *sql = sp_arena_printf(fence->arena, "LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", fence->tables_sql);
-    int rc = sql ? sp_pg_exec(fence->a, "BEGIN", err) : sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
-    if (!rc)
-        rc = sp_owner_hold_epoch(fence->a, task->epoch, err);
-    if (rc)
-        return rc;
+    if (!sql)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
     fence->started_us = sp_clock_wall_us();
     fence->deadline_ms = sp_clock_mono_ms() + fence->control->budget_ms;
-    if (!PQsendQuery(sp_pg_conn(fence->a), sql))
+    if (!PQsendQuery(conn, sql))
         return sp_error_set(err, SP_E_PG_CONNECTION, "the fence's connection was lost");
-    rc = await_a(fence, err);
+    int rc = fence_await(fence, conn, err);
+    for (PGresult *result = NULL; !rc && (result = PQgetResult(conn)) != NULL; PQclear(result))
+        if (PQresultStatus(result) != PGRES_COMMAND_OK)
+            rc = sp_pg_result_error(result, err);
     if (rc == SP_E_SQL_ERROR && err && (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0)) {
+        while (PQgetResult(conn)) // the end of the command
+            ;
         // Before the names are asked for: everybody else goes on at once.
         sp_pg_exec(fence->a, "ROLLBACK", NULL);
         name_blockers(fence, err);

@@ -164,13 +164,7 @@ int fence_sequence_finish(fence_t *fence, sp_error_t *err)
     int rc = 0;
     for (size_t i = 0; fence->n_sequences > 0 && i < fence->f->task->n_targets; i++) {
         PGconn *conn = sp_pg_conn(fence->admins[i]);
-        while (!rc && PQisBusy(conn)) {
-            rc = follow_turn(fence->f, 5, PQsocket(conn), err);
-            if (!rc)
-                rc = fence_in_time(fence, err);
-            if (!rc && (!PQconsumeInput(conn) || PQflush(conn) < 0))
-                rc = sp_error_set(err, SP_E_PG_CONNECTION, "a target was lost while its sequences were set");
-        }
+        rc = fence_await(fence, conn, err);
         if (rc)
             return rc;
         for (PGresult *result = NULL; (result = PQgetResult(conn)) != NULL; PQclear(result))

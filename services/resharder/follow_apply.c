@@ -1,11 +1,15 @@
 // Messages of the stream, and what they do to the lanes.
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/clock.h"
 #include "common/base/failpoint.h"
 #include "services/resharder/follow.h"
 
-enum { MESSAGES_A_TURN = 500 };
+enum {
+    MESSAGES_A_TURN = 500,
+    VISIBLE_MS = 10000, // a source may wait for its synchronous standby
+};
 
 static bool lane_skips(const follow_t *f, size_t lane)
 {
@@ -131,15 +135,8 @@ static bool lacks_toast(const follow_relation_t *r, const sp_pgo_tuple_t *row)
 }
 
 // Fills the unchanged columns of `row` from a result that has all columns, in text.
-static int fill(follow_t *f, const follow_relation_t *r, sp_pgo_tuple_t *row, const PGresult *from, const char *where, sp_error_t *err)
+static int fill(follow_t *f, const follow_relation_t *r, sp_pgo_tuple_t *row, const PGresult *from, sp_error_t *err)
 {
-    if (!from || PQntuples(from) != 1) {
-        char text[160];
-        sp_error_set(err, SP_E_VALIDATION_FAILED, "%s moves with values that are not in the stream, and %s has no such row",
-                     follow_row_text(r, row, text, sizeof text), where);
-        task_retryable(err, false);
-        return SP_E_VALIDATION_FAILED;
-    }
     for (int i = 0; i < r->n; i++) {
         if (row->columns[i].kind != 'u')
             continue;
@@ -163,43 +160,90 @@ static int fill_from_lane(follow_t *f, size_t from, follow_relation_t *r, sp_pgo
         rc = lane_fetch(f->lanes[from], r, shape, where, err);
     if (!rc)
         rc = follow_settle_lane(f, from, true, err);
-    return rc ? rc : fill(f, r, row, lane_fetched(f->lanes[from]), f->task->targets[from].shard_id, err);
-}
-
-// From the source as it is now: later changes of these columns are still to come in the stream, and overwrite what was read.
-static int fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, sp_error_t *err)
-{
-    const follow_shape_t *shape = NULL;
-    int rc = follow_shape_get(r, SHAPE_SELECT, NULL, &f->n_shapes, f->session, &shape, err);
     if (rc)
         return rc;
+    const PGresult *result = lane_fetched(f->lanes[from]);
+    if (result && PQntuples(result) == 1)
+        return fill(f, r, row, result, err);
+    char text[160];
+    sp_error_set(err, SP_E_VALIDATION_FAILED, "%s moves with values that are not in the stream, and shard %s has no such row",
+                 follow_row_text(r, row, text, sizeof text), f->task->targets[from].shard_id);
+    task_retryable(err, false);
+    return SP_E_VALIDATION_FAILED;
+}
+
+// The stream may bring a transaction before the source shows it: the commit record is sent once it is flushed, and only then does the
+// committing backend leave the list of running transactions.
+static int await_visible(follow_t *f, sp_error_t *err)
+{
+    char xid[16], seen[8] = "";
+    snprintf(xid, sizeof xid, "%u", f->begin.xid);
+    const char *params[] = {xid};
+    int64_t until = sp_clock_mono_ms() + VISIBLE_MS;
+    for (;;) {
+        int rc = sp_pg_value(f->sql,
+                             "SELECT ((pg_snapshot_xmax(s)::text::numeric - $1::numeric) % 4294967296) BETWEEN 1 AND 2147483647 AND NOT EXISTS "
+                             "(SELECT FROM pg_snapshot_xip(s) x WHERE x::text::numeric % 4294967296 = $1::numeric) "
+                             "FROM pg_current_snapshot() s",
+                             1, params, seen, sizeof seen, NULL, err);
+        if (rc || seen[0] == 't')
+            return rc;
+        if (sp_clock_until_ms(until) == 0)
+            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "the source has written the commit of transaction %s and does not show it", xid);
+        sp_clock_sleep_ms(1);
+    }
+}
+
+// From the source as it is now, by the row's new identity. *ret_found false: it has no such row any more.
+static int fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, bool *ret_found, sp_error_t *err)
+{
+    const follow_shape_t *shape = NULL;
     const char *values[32];
     int lengths[32], formats[32], n = 0;
-    for (int i = 0; i < r->n && n < 32; i++)
-        if (r->identify[i]) {
-            sp_pgo_datum_t *d = &row->columns[i];
-            if (d->kind == 't')
-                ((char *)(uintptr_t)d->data)[d->len] = 0;
-            values[n] = d->data;
-            lengths[n] = d->len;
-            formats[n++] = d->kind == 'b';
-        }
+    int rc = follow_shape_get(r, SHAPE_SELECT, NULL, &f->n_shapes, f->session, &shape, err);
+    if (!rc)
+        rc = await_visible(f, err);
+    if (rc)
+        return rc;
+    for (int i = 0; i < r->n && n < 32; i++) {
+        sp_pgo_datum_t *d = &row->columns[i];
+        if (!r->identify[i])
+            continue;
+        if (d->kind == 't')
+            ((char *)(uintptr_t)d->data)[d->len] = 0; // see lane.c: text values get a NUL in place
+        values[n] = d->data;
+        lengths[n] = d->len;
+        formats[n++] = d->kind == 'b';
+    }
     // A plain libpq call: it carries binary parameters, and the source answers in a moment.
     PGresult *result = PQexecParams(sp_pg_conn(f->sql), shape->sql, n, NULL, values, lengths, formats, 0);
+    *ret_found = false;
     if (PQresultStatus(result) != PGRES_TUPLES_OK)
         rc = sp_pg_result_error(result, err);
-    else
-        rc = fill(f, r, row, result, "the source", err);
+    else if ((*ret_found = PQntuples(result) == 1))
+        rc = fill(f, r, row, result, err);
     PQclear(result);
     return rc;
 }
 
-// From where the missing columns of a row come: FOLLOW_NOBODY is the source.
+// Where the source keeps arcs, rows come from there with values that no target has: they are read from the source as it is now. If the
+// value has changed since, the stream brings the change and overwrites it. If the row is gone or has another identity since, the stream
+// brings that too, so a placeholder does until then: each new identity makes the row be read again, up to the last one, under which the
+// source holds it until its end. So a row is right once the stream is applied. See docs/adr/0010.
 static int fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where, sp_error_t *err)
 {
-    if (from == FOLLOW_NOBODY)
-        return fill_from_source(f, r, row, err);
-    return fill_from_lane(f, (size_t)from, r, row, where, err);
+    bool found = false;
+    int rc = f->plan.source_keeps || from == FOLLOW_NOBODY ? fill_from_source(f, r, row, &found, err) : 0;
+    if (rc || found)
+        return rc;
+    if (from != FOLLOW_NOBODY)
+        return fill_from_lane(f, (size_t)from, r, row, where, err);
+    for (int i = 0; i < r->n; i++) {
+        const char *z = r->placeholders[i];
+        if (row->columns[i].kind == 'u')
+            row->columns[i] = (sp_pgo_datum_t){z ? 't' : 'n', z ? sp_arena_strz(f->message, z) : NULL, z ? (int)strlen(z) : 0};
+    }
+    return 0;
 }
 
 // The row leaves one place and comes to another; both may be the same lane (a changed GENERATED ALWAYS identity).
@@ -269,16 +313,11 @@ static int take_update(follow_t *f, follow_relation_t *r, sp_pgo_message_t *m, s
     if (action != FOLLOW_UPDATE)
         return move(f, from, to, r, row, old, err);
     bool renamed = m->old_kind && identity_changed(r, row, old, false);
-    // A row that came from the part the source keeps may have been filled with the values of another row that has taken its identity
-    // since; once it gets a new identity they are read again. See docs/adr/0004.
     if (renamed && f->plan.source_keeps && lacks_toast(r, row) && !lane_skips(f, (size_t)to)) {
-        sp_error_t ignored = {0};
-        rc = fill_from_source(f, r, row, &ignored);
-        if (rc && rc != SP_E_VALIDATION_FAILED) { // not there: deleted or renamed again, which the stream will tell
-            if (err)
-                *err = ignored;
+        bool found = false; // see fill_missing(); when it is not there, the target's values stay
+        rc = fill_from_source(f, r, row, &found, err);
+        if (rc)
             return rc;
-        }
     }
     if (renamed && identity_changed(r, row, old, true))
         return move(f, from, to, r, row, old, err);

@@ -19,10 +19,18 @@ static int column_index(const sp_msg_job_table_t *plan, const char *name)
 // ---- tables
 
 static const char columns_sql[] =
-    "WITH RECURSIVE base AS (SELECT a.attname, a.attidentity, a.atttypid AS typ FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+    "WITH RECURSIVE base AS (SELECT a.attname, a.attidentity, a.attnotnull, a.atttypid AS typ FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
     "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped "
-    "UNION ALL SELECT b.attname, b.attidentity, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typ AND t.typbasetype <> 0) "
-    "SELECT b.attname, b.attidentity, b.typ FROM base b JOIN pg_type t ON t.oid = b.typ AND t.typbasetype = 0";
+    "UNION ALL SELECT b.attname, b.attidentity, b.attnotnull, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typ AND t.typbasetype <> 0) "
+    "SELECT b.attname, b.attidentity, b.typ, b.attnotnull, t.typcategory FROM base b JOIN pg_type t ON t.oid = b.typ AND t.typbasetype = 0";
+
+// Something that a NOT NULL column of a type that can be out of line takes.
+static const char *placeholder(const char *type, char category)
+{
+    if (strcmp(type, "114") == 0 || strcmp(type, "3802") == 0) // json, jsonb
+        return "null";
+    return category == 'A' ? "{}" : category == 'N' ? "0" : "";
+}
 
 static int read_columns(task_t *task, sp_pg_t *source, follow_table_t *table, sp_error_t *err)
 {
@@ -37,8 +45,11 @@ static int read_columns(task_t *task, sp_pg_t *source, follow_table_t *table, sp
     for (int i = 0; i < PQntuples(result); i++) {
         const char *name = PQgetvalue(result, i, 0);
         int at = column_index(plan, name);
-        if (at >= 0)
+        if (at >= 0) {
             table->always_identity[at] = PQgetvalue(result, i, 1)[0] == 'a';
+            if (PQgetvalue(result, i, 3)[0] == 't')
+                table->placeholders[at] = placeholder(PQgetvalue(result, i, 2), PQgetvalue(result, i, 4)[0]);
+        }
         if (sp_str_eqz(plan->key_column, name))
             table->key_base_type = (uint32_t)strtoul(PQgetvalue(result, i, 2), NULL, 10);
     }
@@ -53,7 +64,8 @@ static int make_table(task_t *task, sp_pg_t *source, const sp_msg_job_table_t *p
     table->plan = plan;
     table->qualified = sp_pg_qualified(task->arena, plan->schema, plan->table);
     table->always_identity = sp_arena_alloc(task->arena, plan->columns.n + 1, sizeof(bool));
-    if (!table->qualified || !table->always_identity)
+    table->placeholders = sp_arena_alloc(task->arena, plan->columns.n + 1, sizeof *table->placeholders);
+    if (!table->qualified || !table->always_identity || !table->placeholders)
         return no_memory(err);
     if (plan->columns.n == 0 || plan->primary_key.n == 0)
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "the job names no columns or no primary key of %s", table->qualified);
@@ -143,6 +155,7 @@ static int match_columns(follow_relation_t *r, const sp_pgo_message_t *m, sp_are
         if (at < 0)
             return sp_error_set(err, SP_E_SCHEMA_CHANGED, "column %s of %s is not in the job's plan", m->columns[i].name, t->qualified);
         r->fixed[i] = t->always_identity[at];
+        r->placeholders[i] = t->placeholders[at];
         if (sp_str_eqz(t->plan->key_column, m->columns[i].name))
             r->key = i;
     }
@@ -171,7 +184,8 @@ int follow_relation_make(const follow_plan_t *plan, const sp_pgo_message_t *mess
     r->columns = sp_arena_alloc(arena, n, sizeof *r->columns);
     r->identify = sp_arena_alloc(arena, n, 1);
     r->fixed = sp_arena_alloc(arena, n, 1);
-    if (!r->columns || !r->identify || !r->fixed)
+    r->placeholders = sp_arena_alloc(arena, n, sizeof *r->placeholders);
+    if (!r->columns || !r->identify || !r->fixed || !r->placeholders)
         return no_memory(err);
     int rc = match_columns(r, message, arena, err);
     if (!rc)

@@ -12,6 +12,7 @@ typedef struct follow_table {
     sp_lsn_t start_lsn;             // changes whose commit begins below are in the copy; 0: none is
     uint32_t key_base_type;         // of the key column, domains resolved
     bool *always_identity;          // a column of the plan each: GENERATED ALWAYS AS IDENTITY, which no UPDATE may set
+    const char **placeholders;      // a column of the plan each: value until the right one comes; NULL is SQL NULL
 } follow_table_t;
 
 typedef struct follow_plan {
@@ -45,6 +46,7 @@ typedef struct follow_relation {
     int n;                       // count
     unsigned char *identify;     // a byte a column: in WHERE
     unsigned char *fixed;        // a byte a column: GENERATED ALWAYS AS IDENTITY
+    const char **placeholders;   // of the table, in the stream's order
     int key;                     // index of the key column
     follow_shape_t *shapes;      // statements so far
     struct follow_relation *next; // list
