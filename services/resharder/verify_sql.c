@@ -7,8 +7,8 @@
 #include "services/resharder/sql/verify.h"
 
 // Built-in types whose hash function tells apart whatever prints differently, and costs less than printing. All others are hashed as text:
-// equal numerics, floats and jsonb can print differently.
-enum { BOOL = 16, BYTEA = 17, INT8 = 20, INT2 = 21, INT4 = 23, TEXT = 25, VARCHAR = 1043, TIMESTAMP = 1114, TIMESTAMPTZ = 1184, UUID = 2950 };
+// equal floats and jsonb can print differently (numerics too, but only by their scale, which is hashed with them).
+enum { BOOL = 16, BYTEA = 17, INT8 = 20, INT2 = 21, INT4 = 23, TIMESTAMP = 1114, TIMESTAMPTZ = 1184, NUMERIC = 1700, UUID = 2950 };
 enum { BITS = 62 }; // of a null bitmap that one bigint holds
 
 // Wraps the expression in `out` as the seed of the next column's hash. One occurrence of the seed only, or the text would double with each
@@ -36,6 +36,15 @@ static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64
         function = "hashtextextended", value = "%s::text COLLATE \"C\"", empty = "''";
     }
     // The columns come last to first: the head opens, the tail closes.
+    if (type == NUMERIC) {
+        // NaN and the infinities have no scale, and one hash.
+        sp_buf_printf(head,
+                      "hash_numeric_extended(coalesce(%s::numeric, 0), hashint4extended(coalesce(scale(%s::numeric), "
+                      "CASE %s::numeric WHEN 'NaN' THEN -2 WHEN 'Infinity' THEN -3 WHEN '-Infinity' THEN -4 ELSE -1 END), ",
+                      column, column, column);
+        sp_buf_addz(tail, "))");
+        return;
+    }
     sp_buf_printf(head, "%s(", function);
     sp_buf_t part = SP_BUF_INIT;
     sp_buf_addz(&part, nullable ? "coalesce(" : "");
@@ -117,7 +126,7 @@ static const char *literal_of(sp_arena_t *arena, const int64_t *numbers, size_t 
 }
 
 // Bounds of all pieces that have an owner.
-static const char *moving_bounds(sp_arena_t *arena, const split_route_t *route)
+static const char *moving_bounds(sp_arena_t *arena, const split_route_t *route, bool *ret_all)
 {
     int64_t *bounds = sp_arena_alloc(arena, route->n + 1, sizeof *bounds);
     size_t n = 0;
@@ -126,6 +135,7 @@ static const char *moving_bounds(sp_arena_t *arena, const split_route_t *route)
     for (size_t i = 0; i < route->n; i++)
         if ((route->owners[i] >= 0) != (n % 2 == 1)) // inside exactly when the number of bounds is odd
             bounds[n++] = route->starts[i];
+    *ret_all = sp_arcs_is_all((sp_arcs_t){bounds, n});
     return literal_of(arena, bounds, n);
 }
 
@@ -142,7 +152,7 @@ int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route, v
         self.row_hash = row_hash(arena, columns);
         self.row_name = row_name(arena, table);
         self.starts = literal_of(arena, route->starts, route->n);
-        self.moving = moving_bounds(arena, route);
+        self.moving = moving_bounds(arena, route, &self.all_moves);
         if (self.key_hash == NULL || self.row_hash == NULL || self.row_name == NULL || self.starts == NULL || self.moving == NULL)
             rc = SP_E_OUT_OF_MEMORY;
     }
@@ -156,14 +166,19 @@ int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route, v
 
 const char *verify_groups(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to, int shift, bool moving_only)
 {
-    // OFFSET 0: the hash of a row is computed once, and only for rows that are asked for.
+    // Filters only where they filter: each computes the key's hash once more.
+    const char *range = "", *moving = "";
+    if (from != INT64_MIN || to != INT64_MAX)
+        range = sp_arena_printf(arena, " AND %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64 "'::int8", self->key_hash, from, to);
+    if (moving_only && !self->all_moves)
+        moving = sp_arena_printf(arena, " AND width_bucket(%s, '%s'::int8[]) %% 2 = 1", self->key_hash, self->moving);
+    if (range == NULL || moving == NULL)
+        return NULL;
+    // OFFSET 0: both hashes of a row are computed once.
     return sp_arena_printf(arena,
                            "SELECT width_bucket(k, '%s'::int8[]) - 1, k >> %d, count(*), sum(h) FROM ("
-                           "SELECT k, h FROM (SELECT %s AS k, %s AS h FROM ONLY %s "
-                           "WHERE %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64 "'::int8%s%s%s%s) s OFFSET 0) g GROUP BY 1, 2 ORDER BY 1, 2",
-                           self->starts, shift, self->key_hash, self->row_hash, self->name, self->key_hash, from, to,
-                           moving_only ? " AND width_bucket(" : "", moving_only ? self->key_hash : "", moving_only ? ", '" : "",
-                           moving_only ? sp_arena_printf(arena, "%s'::int8[]) %% 2 = 1", self->moving) : "");
+                           "SELECT %s AS k, %s AS h FROM ONLY %s WHERE true%s%s OFFSET 0) g GROUP BY 1, 2 ORDER BY 1, 2",
+                           self->starts, shift, self->key_hash, self->row_hash, self->name, range, moving);
 }
 
 const char *verify_rows(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to)

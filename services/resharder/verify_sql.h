@@ -12,6 +12,7 @@ typedef struct verify_sql {
     const char *row_name; // expression: primary key for people
     const char *starts;   // literal of int8[]: pieces of the route
     const char *moving;   // literal of int8[]: bounds of all that moves, together
+    bool all_moves;       // they are the whole space
 } verify_sql_t;
 
 // Asks the source for the columns. Everything is in the task's arena.
