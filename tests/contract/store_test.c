@@ -666,7 +666,7 @@ static void *lie(void *arg)
     return NULL;
 }
 
-static void liar_start(liar_t *self)
+static void liar_open(liar_t *self)
 {
     memset(self, 0, sizeof *self);
     atomic_store(&self->status, 200);
@@ -677,6 +677,11 @@ static void liar_start(liar_t *self)
     assert_int_equal(listen(self->fd, 16), 0);
     assert_int_equal(getsockname(self->fd, (struct sockaddr *)&a, &len), 0);
     snprintf(self->url, sizeof self->url, "http://127.0.0.1:%d", ntohs(a.sin_port));
+}
+
+static void liar_start(liar_t *self)
+{
+    liar_open(self);
     pthread_create(&self->thread, NULL, lie, self);
 }
 
@@ -778,6 +783,71 @@ static void test_lies(void **state)
     liar_stop(&liar);
 }
 
+// A server that passes everything on to etcd but watches, whose streams stay silent.
+static void *muffle(void *arg)
+{
+    liar_t *self = arg;
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    to.sin_port = htons((uint16_t)strtol(strrchr(etcd.client, ':') + 1, NULL, 10));
+    int pairs[32][2], n = 0;
+    while (!atomic_load(&self->stop)) {
+        struct pollfd fds[65] = {{.fd = self->fd, .events = POLLIN}};
+        for (int i = 0; i < 2 * n; i++)
+            fds[i + 1] = (struct pollfd){.fd = pairs[i / 2][i % 2], .events = POLLIN};
+        if (poll(fds, (nfds_t)(2 * n + 1), 20) <= 0)
+            continue;
+        for (int i = 0; i < 2 * n; i++) {
+            char bytes[65536];
+            int *pair = pairs[i / 2];
+            if (!fds[i + 1].revents || pair[i % 2] < 0)
+                continue;
+            ssize_t got = read(pair[i % 2], bytes, sizeof bytes - 1);
+            bool watch = false;
+            if (got > 0) {
+                bytes[got] = '\0';
+                watch = i % 2 == 0 && strstr(bytes, "/v3/watch");
+                atomic_fetch_add(&self->requests, watch);
+            }
+            if (got <= 0) {
+                close(pair[0]);
+                close(pair[1]);
+                pair[0] = pair[1] = -1;
+            } else if (!watch && write(pair[1 - i % 2], bytes, (size_t)got) < 0) {
+                break;
+            }
+        }
+        if (fds[0].revents && n < 32) {
+            pairs[n][0] = accept(self->fd, NULL, NULL);
+            pairs[n][1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+            if (connect(pairs[n][1], (struct sockaddr *)&to, sizeof to) == 0)
+                n++;
+        }
+    }
+    for (int i = 0; i < 2 * n; i++)
+        if (pairs[i / 2][i % 2] >= 0)
+            close(pairs[i / 2][i % 2]);
+    return NULL;
+}
+
+static void test_lost_events_are_noticed(void **state)
+{
+    env_t *e = *state;
+    liar_t muffler;
+    liar_open(&muffler);
+    pthread_create(&muffler.thread, NULL, muffle, &muffler);
+    e->urls[0] = muffler.url;
+    sp_watch_t *w = start_watch(e, "", 60000);
+    sp_kv_list_t l = {0};
+    assert_true(take(e, w, 5000, &l));
+    put(e->store, "a", "1", 0);
+    assert_true(take_until(e, w, 1, 3000, &l));
+    assert_true(atomic_load(&muffler.requests) > 0);
+    sp_clock_sleep_ms(2500);
+    assert_true(sp_watch_age_ms(w) < 2000);
+    sp_watch_stop(&w);
+    liar_stop(&muffler);
+}
+
 // A transaction whose answer was lost must not be sent a second time, neither to the same nor to another endpoint.
 static void test_lost_answer_is_not_repeated(void **state)
 {
@@ -875,6 +945,7 @@ int main(void)
         ETCD(test_hanging_server),
         ETCD(test_dead_endpoint_first),
         ETCD(test_lies),
+        ETCD(test_lost_events_are_noticed),
         ETCD(test_lost_answer_is_not_repeated),
         ETCD(test_bad_options),
     };
