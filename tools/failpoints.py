@@ -6,7 +6,8 @@
     tools/failpoints.py --names [SERVICE]   the names, one a line, e.g. for tests that kill a service at each of them
 
 A failpoint is sp_failpoint("name"); the manager's are also made of names: job_step(job, "name", ...) has job_<name>_before and
-job_<name>_after, and so has each event of the job table.
+job_<name>_after, and so has each
+job_transition(job, SP_JOB_EV_<NAME>, ...).
 """
 import os
 import re
@@ -37,31 +38,22 @@ def sources():
                         yield os.path.relpath(path, REPO), f.read()
 
 
-def events(text):
-    """Names of the job table's events."""
-    table = re.search(r"event_names\[[^\]]*\] = \{(.*?)\};", text, re.S)
-    return re.findall(r'"(\w+)"', table.group(1)) if table else []
-
-
 def failpoints():
     """{name: file}"""
     found = {}
-    by_event = None
     for path, text in sources():
         if path.startswith("common/base/"):
             continue
         for name in re.findall(r'sp_failpoint\(\s*"(\w+)"', text):
             found.setdefault(name, path)
-        for name in re.findall(r'job_step\(\s*\w+,\s*"(\w+)"', text):
+        for name, when in re.findall(r'job_failpoint\(\s*"(\w+)",\s*"(\w+)"', text):
+            found.setdefault(f"job_{name}_{when}", path)
+        steps = re.findall(r'job_step\(\s*\w+,\s*"(\w+)"', text)
+        for call in re.findall(r"job_transition\(([^;]*);", text):
+            steps += [event.lower() for event in re.findall(r"SP_JOB_EV_(\w+)", call)]
+        for name in steps:
             found.setdefault(f"job_{name}_before", path)
             found.setdefault(f"job_{name}_after", path)
-        if "job_failpoint(sp_job_event_name(" in text:
-            by_event = path
-        if path == "common/job/job_fsm.c":
-            names = events(text)
-    for name in names if by_event else ():
-        found.setdefault(f"job_{name}_before", by_event)
-        found.setdefault(f"job_{name}_after", by_event)
     return found
 
 
@@ -71,8 +63,8 @@ def default_text(name):
     if not match:
         return "?"
     if match.group(2) == "before":
-        return f"`{match.group(1)}` is recorded as intent, nothing of it is done"
-    return f"`{match.group(1)}` is done, and not yet recorded as done"
+        return f"`{match.group(1)}` is about to be done; a step's intent is recorded"
+    return f"`{match.group(1)}` is done; a step is not yet recorded as done"
 
 
 def page():
