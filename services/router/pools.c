@@ -162,13 +162,19 @@ static pool_t *pool_new(shard_pools_t *owner, sp_str_t shard_id, int replica, sp
     return self;
 }
 
+// Some connections are kept for transactions of several steps: those need an idle one, which under load no other would ever be.
+static size_t reserved(const pools_options_t *o)
+{
+    return o->pool_size >= 4 ? o->pool_size / 4 : o->pool_size > 1;
+}
+
 slot_t *pool_pick(pool_t *self, bool alone)
 {
     const pools_options_t *o = &self->owner->options;
     slot_t *best = NULL, *unopened = NULL;
-    size_t least = alone ? 1 : o->depth;
-    for (size_t i = 0; i < o->pool_size; i++) {
-        slot_t *s = &self->slots[i];
+    size_t least = alone ? 1 : o->depth, n = alone ? o->pool_size : o->pool_size - reserved(o);
+    for (size_t i = 0; i < n; i++) {
+        slot_t *s = &self->slots[alone ? n - 1 - i : i]; // the reserved ones are the last
         if (s->pipe == NULL && unopened == NULL)
             unopened = s;
         if (!slot_up(s) || s->alone || sp_pipe_depth(s->pipe) >= least)
