@@ -10,7 +10,7 @@
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
 
-enum { PREPARE_MS = 10000 }; // before the lock, when nobody waits; then the budget counts
+enum { PREPARE_MS = 3500 }; // before the lock, when nobody waits; then the budget counts
 
 static int no_memory(sp_error_t *err)
 {
@@ -82,7 +82,7 @@ static int prepare(fence_t *fence, sp_error_t *err)
         rc = fence_seal_prepare(fence, err);
     if (!rc)
         fence_replica_prepare(fence);
-    return rc;
+    return rc ? rc : fence_in_time(fence, err);
 }
 
 // What came while we prepared is applied before anybody has to wait for it.

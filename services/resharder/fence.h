@@ -21,7 +21,7 @@ typedef struct fence {
     const char *sequences_sql;   // reads all of them on the source
     struct fence_replica *replicas; // of source and targets
     size_t n_replicas;           // count
-    const char *tables_sql;      // "a"."b", ... in sorted order
+    const char **tables;         // quoted names, sorted
     const char *regclasses_sql;  // ARRAY of their oids
     const char *check_sql;       // fingerprints of all tables, then the count of their triggers
 } fence_t;

@@ -8,17 +8,22 @@
 #include "common/base/log.h"
 #include "services/resharder/fence.h"
 
+enum {
+    FIRST_WAIT_MS = 40, // of the first try
+    PAUSE_MS = 10,      // between two tries
+    DEADLOCK_MS = 15,   // our own deadlock_timeout
+};
+
 static int compare_names(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-// All fences take tables in the same order.
 static int name_tables(fence_t *fence, sp_error_t *err)
 {
     const follow_plan_t *plan = &fence->f->plan;
     const char **names = sp_arena_alloc(fence->arena, plan->n_tables, sizeof *names);
-    sp_buf_t tables = SP_BUF_INIT, regclasses = SP_BUF_INIT;
+    sp_buf_t regclasses = SP_BUF_INIT;
     for (size_t i = 0; names && i < plan->n_tables; i++)
         names[i] = plan->tables[i].qualified;
     if (names)
@@ -26,17 +31,27 @@ static int name_tables(fence_t *fence, sp_error_t *err)
     sp_buf_addz(&regclasses, "ARRAY[");
     for (size_t i = 0; names && i < plan->n_tables; i++) {
         const char *literal = sp_pg_literal(fence->arena, sp_str(names[i]));
-        sp_buf_printf(&tables, "%s%s", i ? ", " : "", names[i]);
         sp_buf_printf(&regclasses, "%s%s::regclass", i ? ", " : "", literal ? literal : "NULL");
     }
     sp_buf_addz(&regclasses, "]::oid[]");
-    fence->tables_sql = tables.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&tables));
+    fence->tables = names;
     fence->regclasses_sql = regclasses.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&regclasses));
-    sp_buf_free(&tables);
     sp_buf_free(&regclasses);
-    if (!names || !fence->tables_sql || !fence->regclasses_sql)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
-    return 0;
+    return names && fence->regclasses_sql ? 0 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
+}
+
+// The lock of all tables, beginning with another one each time.
+static const char *lock_sql(fence_t *fence, size_t try, int64_t wait_ms)
+{
+    size_t n = fence->f->plan.n_tables;
+    sp_buf_t sql = SP_BUF_INIT;
+    sp_buf_printf(&sql, "SET lock_timeout = %lld; LOCK TABLE ", (long long)wait_ms);
+    for (size_t i = 0; i < n; i++)
+        sp_buf_printf(&sql, "%s%s", i ? ", " : "", fence->tables[(try + i) % n]);
+    sp_buf_addz(&sql, " IN SHARE ROW EXCLUSIVE MODE");
+    const char *copy = sql.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&sql));
+    sp_buf_free(&sql);
+    return copy;
 }
 
 int fence_lock_prepare(fence_t *fence, sp_error_t *err)
@@ -53,7 +68,8 @@ int fence_lock_prepare(fence_t *fence, sp_error_t *err)
         return rc;
     // Autovacuum yields to whoever has waited for deadlock_timeout; and in a true deadlock it is this session that should die.
     sp_error_t refused = {0};
-    if (sp_pg_exec(fence->a, "SET deadlock_timeout = '20ms'", &refused))
+    const char *sql = sp_arena_printf(fence->arena, "SET deadlock_timeout = %d", DEADLOCK_MS);
+    if (sp_pg_exec(fence->a, sql ? sql : "", &refused))
         sp_log(SP_LOG_WARN, "FENCE-DEADLOCK-TIMEOUT", "job", fence->f->job_id, "error", refused.text, "hint",
                "GRANT SET ON PARAMETER deadlock_timeout to the admin role (tools/sql/roles.sql)", NULL);
     return refused.code == SP_E_PG_CONNECTION ? sp_error_set(err, refused.code, "%s", refused.text) : 0;
@@ -80,31 +96,63 @@ static void name_blockers(fence_t *fence, sp_error_t *err)
     for (int i = 0; i < PQntuples(result) && used < sizeof list; i++)
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? "; " : "", PQgetvalue(result, i, 0));
     if (PQntuples(result) > 0)
-        sp_error_set(err, SP_E_IN_TRANSITION, "the lock was not granted in %lld ms; in the way: %s", (long long)fence->control->lock_wait_ms,
-                     list);
+        sp_error_set(err, SP_E_IN_TRANSITION, "the lock was not granted; in the way: %s", list);
     PQclear(result);
 }
 
-int fence_lock_take(fence_t *fence, sp_error_t *err)
+static int try_lock(fence_t *fence, size_t try, int64_t wait_ms, sp_error_t *err)
 {
     PGconn *conn = sp_pg_conn(fence->a);
-    const char *sql = sp_arena_printf(fence->arena, "LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", fence->tables_sql);
+    const char *sql = lock_sql(fence, try, wait_ms);
     if (!sql)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
     fence->started_us = sp_clock_wall_us();
-    fence->deadline_ms = sp_clock_mono_ms() + fence->control->budget_ms;
     if (!PQsendQuery(conn, sql))
         return sp_error_set(err, SP_E_PG_CONNECTION, "the fence's connection was lost");
     int rc = fence_await(fence, conn, err);
-    for (PGresult *result = NULL; !rc && (result = PQgetResult(conn)) != NULL; PQclear(result))
-        if (PQresultStatus(result) != PGRES_COMMAND_OK)
+    if (rc)
+        return rc;
+    for (PGresult *result = NULL; (result = PQgetResult(conn)) != NULL; PQclear(result))
+        if (!rc && PQresultStatus(result) != PGRES_COMMAND_OK)
             rc = sp_pg_result_error(result, err);
-    if (rc == SP_E_SQL_ERROR && err && (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0)) {
-        while (PQgetResult(conn)) // the end of the command
-            ;
-        // Before the names are asked for: everybody else goes on at once.
-        sp_pg_exec(fence->a, "ROLLBACK", NULL);
-        name_blockers(fence, err);
-    }
     return rc;
+}
+
+static bool not_granted(int rc, const sp_error_t *err)
+{
+    return rc == SP_E_SQL_ERROR && (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0);
+}
+
+// A transaction of the application that has written one of our tables and wants another one, which we hold already, is in a deadlock with
+// us. We must be the one that yields, and soon: each try waits a little longer than the one before, and lets everybody through between.
+int fence_lock_take(fence_t *fence, sp_error_t *err)
+{
+    sp_error_t fault = {0};
+    int64_t wait_ms = FIRST_WAIT_MS, most = fence->control->lock_wait_ms;
+    fence->deadline_ms = sp_clock_mono_ms() + fence->control->budget_ms;
+    for (size_t try = 0;; try++) {
+        int rc = try_lock(fence, try, wait_ms < most ? wait_ms : most, &fault);
+        if (!not_granted(rc, &fault)) {
+            if (rc && err)
+                *err = fault;
+            return rc;
+        }
+        // Half of the budget is for what comes after the lock.
+        bool last = sp_clock_until_ms(fence->deadline_ms) < fence->control->budget_ms / 2;
+        if (last)
+            name_blockers(fence, &fault); // while they still hold it
+        rc = sp_pg_exec(fence->a, "ROLLBACK TO SAVEPOINT shp_lock", err);
+        if (!rc)
+            rc = fence_catch_up(fence, err);
+        if (!rc)
+            rc = follow_turn(fence->f, PAUSE_MS, -1, err);
+        if (rc)
+            return rc;
+        if (last) {
+            if (err)
+                *err = fault;
+            return fault.code;
+        }
+        wait_ms *= 2;
+    }
 }

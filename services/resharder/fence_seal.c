@@ -127,7 +127,9 @@ int fence_seal_write(fence_t *fence, sp_error_t *err)
         rc = sp_owner_hold_epoch(fence->a, task->epoch, err);
     if (!rc)
         rc = write_guards(fence, &keeps, err);
-    return rc ? rc : sp_ownership_write(fence->a, keyspace, &sealed, err);
+    if (!rc)
+        rc = sp_ownership_write(fence->a, keyspace, &sealed, err);
+    return rc ? rc : sp_pg_exec(fence->a, "SAVEPOINT shp_lock", err); // fence_lock_take() goes back to it
 }
 
 int fence_seal(fence_t *fence, bool *ret_unknown, sp_error_t *err)
