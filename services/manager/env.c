@@ -168,17 +168,26 @@ sp_owner_shard_t env_owner(const env_t *self, const sp_msg_catalog_shard_t *shar
                               .apply_role = sp_arena_cstr(arena, shard->apply_role)};
 }
 
-int env_begin(env_t *self, sp_pg_t *pg, sp_error_t *err)
+static int begin_holding(env_t *self, sp_pg_t *pg, sp_error_t *err)
 {
-    int rc = sp_owner_raise_epoch(pg, self->epoch, err);
-    if (rc == 0)
-        rc = sp_pg_exec(pg, "BEGIN", err);
+    int rc = sp_pg_exec(pg, "BEGIN", err);
     if (rc == 0) {
         rc = sp_owner_hold_epoch(pg, self->epoch, err);
         if (rc != 0)
             env_rollback(pg);
     }
     return rc;
+}
+
+int env_begin(env_t *self, sp_pg_t *pg, sp_error_t *err)
+{
+    // Raising writes the row that copy tasks hold in share mode, so it is done only where it is needed.
+    int rc = begin_holding(self, pg, err);
+    if (rc != SP_E_STALE_EPOCH)
+        return rc;
+    sp_error_clear(err);
+    rc = sp_owner_raise_epoch(pg, self->epoch, err);
+    return rc == 0 ? begin_holding(self, pg, err) : rc;
 }
 
 int env_commit(sp_pg_t *pg, sp_error_t *err)

@@ -53,3 +53,69 @@ END $$
 -- name: table_exists
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p'))::text
+
+-- name: terminate_task
+-- $1 job, $2 task: ends the task's backends and waits up to two seconds for each.
+SELECT count(pg_terminate_backend(pid, 2000))::text FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid()
+   AND starts_with(application_name, 'shardplane/' || $1 || '/' || $2)
+
+-- name: identity_state
+-- $1 schema, $2 table, $3 index: the table's identity as d, n, f or i:<index>; whether the index is there; is valid; is the identity.
+SELECT CASE WHEN c.relreplident = 'i'
+            THEN 'i:' || (SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisreplident)
+            ELSE c.relreplident::text END,
+       (t.indexrelid IS NOT NULL)::text, COALESCE(t.indisvalid, false)::text,
+       COALESCE(t.indisvalid AND t.indisreplident AND c.relreplident = 'i', false)::text
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       LEFT JOIN (SELECT i.* FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE x.relname = $3) t ON t.indrelid = c.oid
+ WHERE n.nspname = $1 AND c.relname = $2
+
+-- name: table_size
+SELECT pg_relation_filenode(c.oid)::text, (pg_relation_size(c.oid) / current_setting('block_size')::bigint)::text
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
+
+-- name: progress
+-- $1 job, $2 attempt: finished ranges of a target.
+SELECT table_schema, table_name, range_no::text, rows::text, bytes::text FROM shardplane.copy_progress WHERE job_id = $1 AND attempt = $2::bigint
+
+-- name: slot_state
+-- $1 slot: whether it is there, its WAL status, bytes of WAL that it retains, the source's timeline.
+SELECT (s.slot_name IS NOT NULL)::text, COALESCE(s.wal_status, ''),
+       COALESCE(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0)::bigint::text,
+       ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int::text
+  FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1
+
+-- name: drop_slot
+-- $1 slot: ends who uses it, then drops it.
+SELECT count(CASE WHEN s.active THEN pg_terminate_backend(s.active_pid, 2000) END) || '/' || count(pg_drop_replication_slot(s.slot_name))
+  FROM pg_replication_slots s WHERE s.slot_name = $1
+
+-- name: forget_progress
+DELETE FROM shardplane.copy_progress WHERE job_id = $1 AND attempt = $2::bigint AND table_schema = $3 AND table_name = $4
+
+-- name: drop_origins
+-- $1 job: origins of the job that nobody uses any more.
+SELECT count(pg_replication_origin_drop(roname))::text FROM pg_replication_origin WHERE starts_with(roname, 'shp_' || $1 || '_')
+
+-- name: drop_slots
+-- $1 job: all slots of the job, whoever uses them.
+SELECT count(CASE WHEN s.active THEN pg_terminate_backend(s.active_pid, 2000) END) || '/' || count(pg_drop_replication_slot(s.slot_name))
+  FROM pg_replication_slots s WHERE starts_with(s.slot_name, 'shp_' || $1 || '_') AND NOT s.temporary
+
+-- name: forget_job
+-- $1 job: progress of the copy, lanes and nonces.
+WITH p AS (DELETE FROM shardplane.copy_progress WHERE job_id = $1 RETURNING 1),
+     l AS (DELETE FROM shardplane.lane WHERE job_id = $1 RETURNING 1),
+     o AS (DELETE FROM shardplane.opened WHERE job_id = $1 RETURNING 1)
+SELECT ((SELECT count(*) FROM p) + (SELECT count(*) FROM l) + (SELECT count(*) FROM o))::text
+
+-- name: schema_mark
+-- $1 job: whether its schema task has committed here.
+SELECT EXISTS (SELECT FROM shardplane.copy_progress WHERE job_id = $1 AND attempt = -1)::text
+
+-- name: leftovers
+SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE starts_with(slot_name, 'shp_') AND NOT temporary
+   AND (database = current_database() OR database IS NULL)
+UNION ALL SELECT 'publication', pubname::text FROM pg_publication WHERE starts_with(pubname, 'shp_')
+UNION ALL SELECT 'origin', roname FROM pg_replication_origin WHERE starts_with(roname, 'shp_')

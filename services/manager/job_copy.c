@@ -1,0 +1,270 @@
+// State precopy, second half: rows under the exported snapshot, then indexes, foreign keys and their validation.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/random.h"
+#include "services/manager/job_work.h"
+#include "services/manager/sql/manager.h"
+
+// Which ranges are on how many targets.
+typedef struct range {
+    size_t table;   // in the record
+    int64_t no;     // of the range
+} range_t;
+
+typedef struct copy {
+    range_t *todo;          // ranges that are not on all targets
+    size_t n;               // count
+    int *seen;              // table-major: targets that have the range
+    size_t *first;          // a table's first place in seen
+    size_t n_seen;          // places
+    int64_t rows, bytes;    // of finished ranges
+} copy_t;
+
+static int no_memory(sp_error_t *err)
+{
+    return sp_error_set(err, SP_E_OUT_OF_MEMORY, "copy");
+}
+
+static int find_table(const job_t *job, const char *schema, const char *table)
+{
+    for (size_t i = 0; i < job->rec->tables.n; i++)
+        if (sp_str_eqz(job->rec->tables.items[i].schema, schema) && sp_str_eqz(job->rec->tables.items[i].table, table))
+            return (int)i;
+    return -1;
+}
+
+static int read_target(job_t *job, copy_t *c, sp_str_t target, sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    PGresult *r = NULL;
+    char attempt[24];
+    snprintf(attempt, sizeof attempt, "%lld", (long long)job->rec->attempt);
+    const char *params[] = {job->id, attempt};
+    int rc = env_pg(&job->env, target, ENV_ADMIN, &pg, err);
+    if (rc == 0)
+        rc = sp_pg_query(pg, SP_SQL_PROGRESS, 2, params, &r, err);
+    for (int i = 0; rc == 0 && i < PQntuples(r); i++) {
+        int t = find_table(job, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1));
+        int64_t no = atoll(PQgetvalue(r, i, 2));
+        if (t < 0 || no < 0 || no >= job->rec->tables.items[t].ranges)
+            continue;
+        c->seen[c->first[t] + (size_t)no]++;
+        c->rows += atoll(PQgetvalue(r, i, 3));
+        c->bytes += atoll(PQgetvalue(r, i, 4));
+    }
+    PQclear(r);
+    return rc;
+}
+
+static void copy_free(copy_t *c)
+{
+    free(c->todo);
+    free(c->seen);
+    free(c->first);
+    memset(c, 0, sizeof *c);
+}
+
+// What is on all targets already. Tables that are complete are marked so in the record (not saved here).
+static int read_progress(job_t *job, copy_t *c, sp_error_t *err)
+{
+    sp_msg_catalog_job_t *r = job->rec;
+    copy_free(c);
+    c->first = calloc(r->tables.n + 1, sizeof *c->first);
+    for (size_t i = 0; c->first && i < r->tables.n; i++) {
+        c->first[i] = c->n_seen;
+        c->n_seen += (size_t)r->tables.items[i].ranges;
+    }
+    c->seen = calloc(c->n_seen + 1, sizeof *c->seen);
+    c->todo = calloc(c->n_seen + 1, sizeof *c->todo);
+    int rc = c->first && c->seen && c->todo ? 0 : no_memory(err);
+    for (size_t i = 0; rc == 0 && i < r->targets.n; i++)
+        rc = read_target(job, c, r->targets.items[i].shard_id, err);
+    for (size_t i = 0; rc == 0 && i < r->tables.n; i++) {
+        size_t before = c->n;
+        for (int64_t k = 0; k < r->tables.items[i].ranges; k++)
+            if ((size_t)c->seen[c->first[i] + (size_t)k] < r->targets.n)
+                c->todo[c->n++] = (range_t){i, k};
+        r->tables.items[i].copied = c->n == before;
+        r->tables.items[i].has_copied = true;
+    }
+    job->progress.rows_copied = c->rows;
+    job->progress.bytes_copied = c->bytes;
+    return rc;
+}
+
+static int assign_copy(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_msg_task_assign_t *a)
+{
+    (void)arena;
+    const copy_t *c = arg;
+    const range_t *range = &c->todo[i];
+    sp_msg_job_table_t *t = &job->rec->tables.items[range->table];
+    a->tables.items = t;
+    a->tables.n = 1;
+    a->range_no = range->no;
+    a->page_from = range->no * t->pages_per_range;
+    a->page_to = range->no + 1 == t->ranges ? 0 : (range->no + 1) * t->pages_per_range;
+    a->has_range_no = a->has_page_from = a->has_page_to = true;
+    a->snapshot = sp_str(job->snapshot);
+    a->rate_bytes_per_s = job->env.settings->copy_rate_bytes_per_s;
+    a->has_rate_bytes_per_s = true;
+    return 0;
+}
+
+static int done_copy(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u, sp_error_t *err)
+{
+    (void)job;
+    (void)i;
+    copy_t *c = arg;
+    c->rows += u->rows;
+    c->bytes += u->bytes;
+    return job_failpoint("copy_range", "after", err);
+}
+
+static void progress_copy(job_t *job, void *arg, int64_t rows, int64_t bytes)
+{
+    const copy_t *c = arg;
+    job->progress.rows_copied = c->rows + rows;
+    job->progress.bytes_copied = c->bytes + bytes;
+}
+
+// The snapshot's holder is gone: unfinished tables start again under a temporary slot's snapshot, and their changes from before that
+// slot's position are dropped by the follower.
+static int new_snapshot(job_t *job, sp_error_t *err)
+{
+    sp_msg_catalog_job_t *r = job->rec;
+    int rc = 0;
+    for (size_t k = 0; rc == 0 && k < r->tables.n; k++)
+        for (size_t i = 0; rc == 0 && !r->tables.items[k].copied && i < r->targets.n; i++)
+            rc = job_empty_tables(job, r->targets.items[i].shard_id, &r->tables.items[k], 1, err);
+    if (rc == 0)
+        rc = job_failpoint("resnapshot", "before", err);
+    if (rc != 0)
+        return rc;
+    sp_arena_t *arena = sp_arena_new(0);
+    if (!arena)
+        return no_memory(err);
+    sp_msg_task_assign_t a = job_task_assignment(job, arena, SP_TASK_KIND_SNAPSHOT);
+    a.temporary = a.has_temporary = true;
+    char suffix[7];
+    sp_random_id(suffix, 6);
+    a.slot = sp_str(sp_arena_printf(arena, "shp_%s_%lld_%s", job->id, (long long)r->attempt, suffix));
+    job->holder = job_task_start(job, "snapshot", &a, err);
+    sp_arena_destroy(&arena);
+    if (!job->holder)
+        return err->code;
+    while (rc == 0 && !job_task_final(job->holder) && !job->holder->last.snapshot.len)
+        rc = job_pump(job, 200, err);
+    if (rc == 0 && job_task_final(job->holder)) {
+        rc = sp_error_set(err, SP_E_UNAVAILABLE, "no snapshot: %s", job->holder->err.text);
+        job_task_end(job, &job->holder);
+    }
+    if (rc != 0)
+        return rc;
+    snprintf(job->snapshot, sizeof job->snapshot, SP_STR_FMT, SP_STR_ARG(job->holder->last.snapshot));
+    sp_str_t lsn = sp_arena_str(job->arena, job->holder->last.lsn);
+    for (size_t i = 0; i < r->tables.n; i++)
+        if (!r->tables.items[i].copied)
+            r->tables.items[i].start_lsn = lsn;
+    sp_log(SP_LOG_INFO, "JOB-RESNAPSHOT", "job", job->id, "lsn", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(lsn)), NULL);
+    // The table that is copied again is copied by the relfilenode and the pages that it had; the task checks the first.
+    return job_save(job, err);
+}
+
+static int step_copy(job_t *job, sp_error_t *err)
+{
+    copy_t c = {0};
+    int rc = 0;
+    for (;;) {
+        rc = read_progress(job, &c, err);
+        if (rc == 0)
+            rc = job_save(job, err);
+        if (rc != 0 || c.n == 0)
+            break;
+        if (job_holder_lost(job)) {
+            job_task_end(job, &job->holder);
+            rc = job_check_slot(job, err);
+            if (rc == 0)
+                rc = new_snapshot(job, err);
+            if (rc == 0)
+                rc = read_progress(job, &c, err);
+            if (rc != 0)
+                break;
+        }
+        job_batch_t batch = {.n = c.n, .what = "copy", .kind = SP_TASK_KIND_COPY, .assign = assign_copy, .done = done_copy, .progress = progress_copy,
+                             .lost = job_holder_lost, .arg = &c};
+        rc = job_batch_run(job, &batch, err);
+        if (rc == SP_E_UNAVAILABLE && job_holder_lost(job)) {
+            sp_log(SP_LOG_WARN, "JOB-SNAPSHOT-LOST", "job", job->id, NULL);
+            sp_error_clear(err);
+            job_task_end(job, &job->holder);
+            continue;
+        }
+        if (rc != 0)
+            break;
+    }
+    if (rc != SP_E_STALE_EPOCH) {
+        sp_error_t why = *err;
+        job_task_end(job, &job->holder);
+        *err = why;
+    }
+    copy_free(&c);
+    return rc;
+}
+
+// ---- post-data
+
+static int assign_index(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_msg_task_assign_t *a)
+{
+    (void)arena;
+    sp_msg_job_target_t one = a->targets.items[i];
+    a->targets.items[0] = one;
+    a->targets.n = 1;
+    a->phase = *(const int64_t *)arg;
+    a->has_phase = true;
+    a->tables.items = job->rec->tables.items;
+    a->tables.n = job->rec->tables.n;
+    return 0;
+}
+
+static int index_phase(job_t *job, int64_t phase, sp_error_t *err)
+{
+    job_batch_t batch = {.n = job->rec->targets.n, .what = "index", .kind = SP_TASK_KIND_INDEX, .assign = assign_index, .arg = &phase};
+    return job_batch_run(job, &batch, err);
+}
+
+static int step_indexes(job_t *job, sp_error_t *err)
+{
+    return index_phase(job, SP_INDEX_PHASE_INDEXES, err);
+}
+
+static int step_foreign_keys(job_t *job, sp_error_t *err)
+{
+    return index_phase(job, SP_INDEX_PHASE_FOREIGN_KEYS, err);
+}
+
+static int step_validate_keys(job_t *job, sp_error_t *err)
+{
+    return index_phase(job, SP_INDEX_PHASE_VALIDATE, err);
+}
+
+int job_copy(job_t *job, sp_error_t *err)
+{
+    int rc = job_step(job, "copy", step_copy, err);
+    if (rc == 0)
+        rc = job_step(job, "indexes", step_indexes, err);
+    if (rc == 0)
+        rc = job_step(job, "foreign_keys", step_foreign_keys, err);
+    if (rc == 0)
+        rc = job_step(job, "validate_keys", step_validate_keys, err);
+    return rc == 0 ? job_transition(job, SP_JOB_EV_COPIED, NULL, err) : rc;
+}
+
+int job_precopy(job_t *job, sp_error_t *err)
+{
+    int rc = job_prepare(job, err);
+    return rc == 0 ? job_copy(job, err) : rc;
+}

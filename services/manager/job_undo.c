@@ -1,0 +1,239 @@
+// Undo: everything that the record says was made, or may have been made, is removed, before the flip only. Runs for cancel and for
+// failure, and may be run again at any point.
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/log.h"
+#include "services/manager/command.h"
+#include "services/manager/job_work.h"
+#include "services/manager/registration.h"
+#include "services/manager/sql/manager.h"
+
+static bool has_kind(const job_t *job, const char *kind)
+{
+    size_t len = strlen(kind);
+    for (size_t i = 0; i < job->rec->objects.n; i++)
+        if (job->rec->objects.items[i].len > len && memcmp(job->rec->objects.items[i].ptr, kind, len) == 0 && job->rec->objects.items[i].ptr[len] == ':')
+            return true;
+    return false;
+}
+
+static int on_shard(job_t *job, sp_str_t shard, const char *sql, char *out, size_t size, sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    bool null = false;
+    const char *params[] = {job->id};
+    int rc = env_pg(&job->env, shard, ENV_ADMIN, &pg, err);
+    return rc == 0 ? sp_pg_value(pg, sql, 1, params, out, size, &null, err) : rc;
+}
+
+static int step_stop(job_t *job, sp_error_t *err)
+{
+    job_tasks_end_all(job);
+    return job_take_over(job, err);
+}
+
+// ---- source
+
+static int step_source(job_t *job, sp_error_t *err)
+{
+    char out[32];
+    int rc = 0;
+    if (has_kind(job, "slot"))
+        rc = on_shard(job, job->rec->source_shard_id, SP_SQL_DROP_SLOTS, out, sizeof out, err);
+    if (rc == 0 && has_kind(job, "publication")) {
+        sp_pg_t *pg = NULL;
+        rc = env_pg(&job->env, job->rec->source_shard_id, ENV_ADMIN, &pg, err);
+        if (rc == 0)
+            rc = sp_pg_execf(pg, err, "DROP PUBLICATION IF EXISTS %s", sp_pg_ident(job->arena, job->rec->publication));
+    }
+    if (rc == 0 && has_kind(job, "identity"))
+        rc = job_restore_identities(job, err);
+    if (rc == 0 && has_kind(job, "guards"))
+        rc = job_unseal_source(job, err);
+    if (rc == 0 && has_kind(job, "guards"))
+        rc = on_shard(job, job->rec->source_shard_id, SP_SQL_FORGET_JOB, out, sizeof out, err);
+    return rc;
+}
+
+// ---- targets
+
+static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_msg_task_assign_t *a)
+{
+    (void)arg;
+    (void)i;
+    (void)arena;
+    a->tables.items = job->rec->tables.items;
+    a->tables.n = job->rec->tables.n;
+    return 0;
+}
+
+static int keep_objects(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u, sp_error_t *err)
+{
+    (void)arg;
+    (void)i;
+    for (size_t k = 0; k < job->rec->targets.n && k < u->schema_objects.n; k++) {
+        const sp_value_t *list = &u->schema_objects.items[k];
+        size_t n = list->kind == SP_VALUE_LIST ? list->u.list.n : 0, kept = 0;
+        sp_str_t *items = sp_arena_alloc(job->arena, n + 1, sizeof *items);
+        if (!items)
+            return sp_error_set(err, SP_E_OUT_OF_MEMORY, "undo");
+        for (size_t m = 0; m < n; m++)
+            if (list->u.list.items[m].kind == SP_VALUE_STRING)
+                items[kept++] = sp_arena_str(job->arena, list->u.list.items[m].u.s);
+        job->rec->targets.items[k].schema_objects.items = items;
+        job->rec->targets.items[k].schema_objects.n = kept;
+    }
+    return 0;
+}
+
+// The schema task commits a mark with what it makes. A mark without a list in the record: its answer never came, so it is asked again.
+static int step_learn_schema(job_t *job, sp_error_t *err)
+{
+    bool marked = false, listed = false;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < job->rec->targets.n && has_kind(job, "schema"); i++) {
+        char out[32] = "";
+        listed = listed || job->rec->targets.items[i].schema_objects.n > 0;
+        rc = on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_SCHEMA_MARK, out, sizeof out, err);
+        marked = marked || out[0] == 't';
+    }
+    if (rc != 0 || !marked || listed)
+        return rc;
+    job_batch_t batch = {.n = 1, .what = "schema", .kind = SP_TASK_KIND_SCHEMA, .assign = assign_schema, .done = keep_objects};
+    return job_batch_run(job, &batch, err);
+}
+
+static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
+    if (rc == 0)
+        rc = env_begin(&job->env, pg, err);
+    for (size_t i = 0; rc == 0 && i < t->schema_objects.n; i++) {
+        const char *object = sp_arena_cstr(job->arena, t->schema_objects.items[i]);
+        // "TABLE "a"."b"": the kind ends where the quoted name begins. A schema that holds something else stays.
+        bool schema = strncmp(object, "SCHEMA ", 7) == 0;
+        const char *name = strchr(object, '"');
+        const char *sql = name ? sp_arena_printf(job->arena, "DROP %.*s IF EXISTS %s%s", (int)(name - object - 1), object, name, schema ? "" : " CASCADE")
+                               : sp_arena_printf(job->arena, "DROP %s", object);
+        rc = sp_pg_execf(pg, err, "SAVEPOINT one; %s; RELEASE one", sql);
+        if (rc == SP_E_SQL_ERROR && (schema || !name)) {
+            sp_log(SP_LOG_WARN, "JOB-UNDO-LEFT", "job", job->id, "object", object, "reason", err->text, NULL);
+            sp_error_clear(err);
+            rc = sp_pg_exec(pg, "ROLLBACK TO one; RELEASE one", err);
+        }
+    }
+    if (rc == 0)
+        rc = env_commit(pg, err);
+    if (rc != 0 && pg)
+        env_rollback(pg);
+    return rc;
+}
+
+// Tables that the user had made on an empty shard stay, without the rows that were copied into them.
+static int empty_left(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    owner_tables_t tables = job_owner_tables(job, job->arena), present;
+    int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
+    if (rc == 0)
+        rc = registration_present(pg, &tables, job->arena, &present, err);
+    if (rc != 0)
+        return rc;
+    sp_msg_job_table_t *left = sp_arena_alloc(job->arena, present.n + 1, sizeof *left);
+    for (size_t i = 0; left && i < present.n; i++)
+        left[i] = (sp_msg_job_table_t){.schema = present.items[i].schema, .table = present.items[i].table, .key_column = present.items[i].key_column};
+    if (!left)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "undo");
+    rc = job_empty_tables(job, t->shard_id, left, present.n, err);
+    const sp_catalog_shard_view_t *view = rc == 0 ? job_shard(job, t->shard_id, err) : NULL;
+    if (!view)
+        return rc != 0 ? rc : SP_E_CONFLICT;
+    const sp_catalog_keyspace_view_t *k = sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
+    return ownership_settle(&job->env, view->shard, &present, SP_ARCS_NONE, k && k->ring_record ? k->ring_record->version : 0, err);
+}
+
+static int undo_target(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
+{
+    char out[32];
+    if (!job_has_object(job, "installed", t->shard_id, SP_STR("shardplane")))
+        return 0;
+    const sp_catalog_shard_view_t *view = sp_catalog_shard(job->env.catalog, t->shard_id);
+    if (!view)
+        return 0;
+    sp_pg_t *pg = NULL;
+    bool null = false;
+    int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
+    if (rc == 0)
+        rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0, NULL, out, sizeof out, &null, err);
+    // An earlier try came so far that even the installation is gone.
+    if (rc != 0 || out[0] != 't')
+        return rc;
+    rc = on_shard(job, t->shard_id, SP_SQL_DROP_ORIGINS, out, sizeof out, err);
+    if (rc == 0)
+        rc = drop_objects(job, t, err);
+    if (rc == 0 && !t->registered_by_job)
+        rc = empty_left(job, t, err);
+    if (rc == 0 && !t->registered_by_job)
+        rc = on_shard(job, t->shard_id, SP_SQL_FORGET_JOB, out, sizeof out, err);
+    if (rc == 0 && t->registered_by_job)
+        rc = registration_remove(&job->env, view->shard, err);
+    return rc;
+}
+
+static int step_targets(job_t *job, sp_error_t *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++)
+        rc = undo_target(job, &job->rec->targets.items[i], err);
+    return rc;
+}
+
+// ---- the last transaction: state, and the shards are free or forgotten
+
+static int put_undone(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err)
+{
+    (void)err;
+    const sp_msg_catalog_job_t *r = job->rec;
+    for (size_t i = 0; i <= r->targets.n; i++) {
+        sp_str_t id = i < r->targets.n ? r->targets.items[i].shard_id : r->source_shard_id;
+        const sp_catalog_shard_view_t *view = sp_catalog_shard(job->env.catalog, id);
+        if (!view || !sp_str_eqz(view->shard->job_id, job->id))
+            continue;
+        const char *key = key_shard(job->arena, id);
+        sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
+        if (i < r->targets.n && r->targets.items[i].registered_by_job) {
+            sp_catalog_txn_delete(txn, key);
+            continue;
+        }
+        sp_msg_catalog_shard_t record = *view->shard;
+        record.job_id = (sp_str_t){0};
+        record.status = i < r->targets.n ? SP_SHARD_STATUS_EMPTY : record.status;
+        record.version++;
+        sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
+    }
+    return 0;
+}
+
+int job_undo(job_t *job, sp_error_t *err)
+{
+    job->undoing = true;
+    // Not by steps_done: each of these looks at what is there, and a failure in the middle starts from the front.
+    int rc = job_failpoint("undo", "before", err);
+    if (rc == 0)
+        rc = step_stop(job, err);
+    if (rc == 0)
+        rc = job_failpoint("undo_source", "before", err);
+    if (rc == 0)
+        rc = step_source(job, err);
+    if (rc == 0)
+        rc = job_failpoint("undo_targets", "before", err);
+    if (rc == 0)
+        rc = step_learn_schema(job, err);
+    if (rc == 0)
+        rc = step_targets(job, err);
+    if (rc == 0)
+        rc = job_failpoint("undo", "after", err);
+    return rc == 0 ? job_transition(job, SP_JOB_EV_UNDONE, put_undone, err) : rc;
+}
