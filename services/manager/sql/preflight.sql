@@ -77,7 +77,7 @@ SELECT 'golden_hash', 'error', 'hashtextextended', 'the server hashes text diffe
 -- source, admin role; $1 tables, $2 {}
 WITH t AS (
     SELECT x.s, x.t, c.oid, c.relowner FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
-      JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded' AND $2 IS NOT NULL)
+      JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded' AND $2::jsonb IS NOT NULL)
 SELECT 'admin_role', 'error', format('%I.%I', s, t), format('role %s is no member of %s, the owner of %I.%I', current_user, pg_get_userbyid(relowner), s, t),
        format('GRANT %I TO %I', pg_get_userbyid(relowner), current_user)
   FROM t WHERE NOT pg_has_role(current_user, relowner, 'USAGE')
@@ -175,7 +175,7 @@ SELECT 'unique_per_shard', 'warning', t.q, format('unique index %s does not hold
 -- name: preflight_column_types
 -- source; $1 tables, $2 {}. Types that carry OIDs, also inside arrays, domains, composites and ranges.
 WITH RECURSIVE t AS (SELECT format('%I.%I', x.s, x.t) AS q, c.oid FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
-        JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded' AND $2 IS NOT NULL),
+        JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded' AND $2::jsonb IS NOT NULL),
 ty(q, attname, oid) AS (
     SELECT t.q, a.attname, a.atttypid FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
     UNION
@@ -194,7 +194,7 @@ SELECT 'unlisted_table', 'error', format('%I.%I', n.nspname, c.relname), 'the ta
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'shardplane') AND n.nspname NOT LIKE 'pg\_%'
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-   AND NOT EXISTS (SELECT FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text) WHERE x.s = n.nspname AND x.t = c.relname) AND $2 IS NOT NULL
+   AND NOT EXISTS (SELECT FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text) WHERE x.s = n.nspname AND x.t = c.relname) AND $2::jsonb IS NOT NULL
 
 -- name: preflight_sequences
 -- source; $1 tables, $2 {"stride": n, "ordinals": [n, ...]}
@@ -249,13 +249,13 @@ SELECT jsonb_build_object('collate', d.datcollate, 'ctype', d.datctype, 'provide
                 CROSS JOIN LATERAL (SELECT c.relowner AS o UNION SELECT n.nspowner UNION SELECT g.grantee FROM aclexplode(c.relacl) g UNION SELECT g.grantee FROM aclexplode(n.nspacl) g) o
                 JOIN pg_roles r ON r.oid = o.o WHERE x.m = 'sharded' AND n.nspname <> 'shardplane' AND r.rolname NOT LIKE 'pg\_%'),
     'version', current_setting('server_version_num'), 'timeline', ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int)
-  FROM pg_database d WHERE d.datname = current_database() AND $2 IS NOT NULL
+  FROM pg_database d WHERE d.datname = current_database() AND $2::jsonb IS NOT NULL
 
 -- name: preflight_plan
 -- source; $1 tables, $2 {"job": id}. One row a sharded table. A type is portable in binary when neither it nor what it is made of sends OIDs that were
 -- given by this server: array_send and record_send write the element types' OIDs.
 WITH t AS (SELECT x.s, x.t, x.k, x.n, c.oid, c.relreplident, c.reltuples FROM ROWS FROM (jsonb_to_recordset($1::jsonb) AS (s text, t text, k text, m text)) WITH ORDINALITY AS x(s, t, k, m, n)
-        JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded' AND c.relkind = 'r' AND $2 IS NOT NULL),
+        JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded' AND c.relkind = 'r' AND $2::jsonb IS NOT NULL),
 pk AS (SELECT t.oid, i.indkey::int2[] AS cols FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisprimary),
 ri AS (SELECT t.oid, i.indkey::int2[] AS cols, ic.relname FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisreplident JOIN pg_class ic ON ic.oid = i.indexrelid),
 key AS (SELECT t.oid, a.attnum FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = t.k)
