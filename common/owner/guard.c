@@ -26,9 +26,9 @@ static const struct {
 
 // Everything that one table's guard consists of.
 typedef struct definition {
-    const char *table;                 // qualified, quoted
-    const char *functions[N_PARTS];    // names without schema, not quoted: [a-z0-9_] only
-    const char *bodies[N_PARTS];       // as in pg_proc.prosrc
+    const char *table;              // qualified, quoted
+    const char *functions[N_PARTS]; // names without schema, not quoted: [a-z0-9_] only
+    const char *bodies[N_PARTS];    // as in pg_proc.prosrc
 } definition_t;
 
 static int no_memory(sp_error_t *err)
@@ -44,7 +44,8 @@ static const char *name_functions(const sp_owner_table_t *table, sp_arena_t *are
         return NULL;
     uint64_t hash = (uint64_t)sp_key_hash(d->table, strlen(d->table));
     for (int i = 0; i < N_PARTS; i++)
-        if ((d->functions[i] = sp_arena_printf(arena, "g_%016" PRIx64 "_%s", hash, parts[i].suffix)) == NULL)
+        if ((d->functions[i] =
+                 sp_arena_printf(arena, "g_%016" PRIx64 "_%s", hash, parts[i].suffix)) == NULL)
             return NULL;
     return d->table;
 }
@@ -61,17 +62,22 @@ typedef struct words {
 } words_t;
 
 // RAISE with DETAIL; hash is a fragment of JSON members that may hold one %s of format(), or "".
-static void add_raise(sp_buf_t *out, const words_t *w, const char *indent, const char *reason, bool with_hash)
+static void add_raise(sp_buf_t *out, const words_t *w, const char *indent, const char *reason,
+                      bool with_hash)
 {
-    sp_buf_printf(out, "%sRAISE EXCEPTION USING ERRCODE = 'SHP01', MESSAGE = %s,\n%s    DETAIL = ", indent, w->message, indent);
+    sp_buf_printf(out, "%sRAISE EXCEPTION USING ERRCODE = 'SHP01', MESSAGE = %s,\n%s    DETAIL = ",
+                  indent, w->message, indent);
     if (with_hash)
         sp_buf_printf(out,
-                      "pg_catalog.format('{\"reason\":\"%s\",\"hash\":%%s,\"ring_version\":%" PRId64 ",\"keyspace\":\"%s\"}', "
-                      "CASE WHEN h IS NULL THEN 'null' ELSE pg_catalog.format('\"%%s\"', h) END);\n",
+                      "pg_catalog.format('{\"reason\":\"%s\",\"hash\":%%s,\"ring_version\":%" PRId64
+                      ",\"keyspace\":\"%s\"}', "
+                      "CASE WHEN h IS NULL THEN 'null' ELSE pg_catalog.format('\"%%s\"', h) "
+                      "END);\n",
                       reason, w->guard->ring_version, w->shard->keyspace);
     else
-        sp_buf_printf(out, "'{\"reason\":\"%s\",\"ring_version\":%" PRId64 ",\"keyspace\":\"%s\"}';\n", reason, w->guard->ring_version,
-                      w->shard->keyspace);
+        sp_buf_printf(out,
+                      "'{\"reason\":\"%s\",\"ring_version\":%" PRId64 ",\"keyspace\":\"%s\"}';\n",
+                      reason, w->guard->ring_version, w->shard->keyspace);
 }
 
 static const char *outside_reason(const sp_guard_t *guard)
@@ -81,19 +87,26 @@ static const char *outside_reason(const sp_guard_t *guard)
 
 static void add_not_open(sp_buf_t *out, const words_t *w)
 {
-    sp_buf_printf(out, "    IF NOT EXISTS (SELECT FROM shardplane.opened o WHERE o.nonce OPERATOR(pg_catalog.=) %s) THEN\n", w->nonce);
+    sp_buf_printf(out,
+                  "    IF NOT EXISTS (SELECT FROM shardplane.opened o WHERE o.nonce "
+                  "OPERATOR(pg_catalog.=) %s) THEN\n",
+                  w->nonce);
 }
 
 // The test of one row: refuses unless the number of bounds <= hash is odd. A NULL key counts as outside.
 static void add_row_test(sp_buf_t *out, const words_t *w, const char *row)
 {
-    sp_buf_printf(out, "        h := pg_catalog.hashtextextended(%s.%s::pg_catalog.text, 0::pg_catalog.int8);\n", row, w->column);
+    sp_buf_printf(out,
+                  "        h := pg_catalog.hashtextextended(%s.%s::pg_catalog.text, "
+                  "0::pg_catalog.int8);\n",
+                  row, w->column);
     if (w->guard->form == SP_GUARD_CLOSED) {
         add_raise(out, w, "        ", outside_reason(w->guard), true);
         return;
     }
     sp_buf_printf(out,
-                  "        IF COALESCE(pg_catalog.width_bucket(h, '%s'::pg_catalog.int8[]) OPERATOR(pg_catalog.%%) 2, 0)"
+                  "        IF COALESCE(pg_catalog.width_bucket(h, '%s'::pg_catalog.int8[]) "
+                  "OPERATOR(pg_catalog.%%) 2, 0)"
                   " OPERATOR(pg_catalog.<>) 1 THEN\n",
                   w->bounds.data != NULL ? w->bounds.data : "{}");
     add_raise(out, w, "            ", outside_reason(w->guard), true);
@@ -126,7 +139,10 @@ static void add_stmt_body(sp_buf_t *out, const words_t *w)
         sp_buf_addz(out, "\nBEGIN\n    RETURN NULL;\nEND ");
         return;
     }
-    sp_buf_printf(out, "\nBEGIN\n    IF session_user OPERATOR(pg_catalog.=) %s::pg_catalog.name THEN RETURN NULL; END IF;\n", w->apply_role);
+    sp_buf_printf(out,
+                  "\nBEGIN\n    IF session_user OPERATOR(pg_catalog.=) %s::pg_catalog.name THEN "
+                  "RETURN NULL; END IF;\n",
+                  w->apply_role);
     if (w->guard->form == SP_GUARD_ARMED) {
         add_not_open(out, w);
         add_raise(out, w, "        ", "in_transition", false);
@@ -140,18 +156,24 @@ static void add_stmt_body(sp_buf_t *out, const words_t *w)
 static void add_trunc_body(sp_buf_t *out, const words_t *w)
 {
     const sp_guard_t *g = w->guard;
-    sp_buf_printf(out, "\nBEGIN\n    IF session_user OPERATOR(pg_catalog.=) %s::pg_catalog.name THEN RETURN NULL; END IF;\n", w->apply_role);
+    sp_buf_printf(out,
+                  "\nBEGIN\n    IF session_user OPERATOR(pg_catalog.=) %s::pg_catalog.name THEN "
+                  "RETURN NULL; END IF;\n",
+                  w->apply_role);
     if (g->form == SP_GUARD_OWNS && g->arcs != NULL && sp_arcs_is_all(*g->arcs) && !g->job_running)
         sp_buf_addz(out, "    RETURN NULL;\n");
     else
-        add_raise(out, w, "    ", g->job_running || g->form == SP_GUARD_ARMED ? "in_transition" : outside_reason(g), false);
+        add_raise(out, w, "    ",
+                  g->job_running || g->form == SP_GUARD_ARMED ? "in_transition" : outside_reason(g),
+                  false);
     sp_buf_addz(out, "END ");
 }
 
 static int check_guard(const sp_owner_shard_t *shard, const sp_guard_t *guard, sp_error_t *err)
 {
     if (!sp_str_valid_name(sp_str(shard->keyspace)) || !sp_str_valid_name(sp_str(shard->shard_id)))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a guard needs a shard and a keyspace of usable names");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "a guard needs a shard and a keyspace of usable names");
     if (shard->apply_role == NULL || shard->apply_role[0] == 0 || strlen(shard->apply_role) > 63)
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a guard needs the name of the apply role");
     if (guard->form != SP_GUARD_CLOSED && guard->arcs == NULL)
@@ -160,12 +182,13 @@ static int check_guard(const sp_owner_shard_t *shard, const sp_guard_t *guard, s
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "an armed guard needs its nonce");
     const char *reason = outside_reason(guard);
     if (strcmp(reason, "not_owner") != 0 && strcmp(reason, "in_transition") != 0)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a guard's reason is not_owner or in_transition");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "a guard's reason is not_owner or in_transition");
     return guard->arcs != NULL ? sp_arcs_validate(*guard->arcs, err) : 0;
 }
 
-static int define(const sp_owner_shard_t *shard, const sp_owner_table_t *table, const sp_guard_t *guard, sp_arena_t *arena, definition_t *d,
-                  sp_error_t *err)
+static int define(const sp_owner_shard_t *shard, const sp_owner_table_t *table,
+                  const sp_guard_t *guard, sp_arena_t *arena, definition_t *d, sp_error_t *err)
 {
     int rc = check_guard(shard, guard, err);
     if (rc != 0)
@@ -173,18 +196,21 @@ static int define(const sp_owner_shard_t *shard, const sp_owner_table_t *table, 
     words_t w = {.shard = shard, .guard = guard};
     if (name_functions(table, arena, d) == NULL)
         return no_memory(err);
-    char *message = sp_arena_printf(arena, "shardplane: shard %s does not own this row of %s", shard->shard_id, d->table);
+    char *message = sp_arena_printf(arena, "shardplane: shard %s does not own this row of %s",
+                                    shard->shard_id, d->table);
     w.message = message != NULL ? sp_pg_literal(arena, sp_str(message)) : NULL;
     w.apply_role = sp_pg_literal(arena, sp_str(shard->apply_role));
     w.nonce = sp_pg_literal(arena, sp_str(guard->nonce != NULL ? guard->nonce : ""));
     w.column = sp_pg_ident(arena, table->key_column);
     if (guard->arcs != NULL)
         sp_arcs_literal(*guard->arcs, &w.bounds);
-    if (w.message == NULL || w.apply_role == NULL || w.nonce == NULL || w.column == NULL || w.bounds.failed) {
+    if (w.message == NULL || w.apply_role == NULL || w.nonce == NULL || w.column == NULL ||
+        w.bounds.failed) {
         sp_buf_free(&w.bounds);
         return no_memory(err);
     }
-    void (*const add_body[N_PARTS])(sp_buf_t *, const words_t *) = {add_row_body, add_stmt_body, add_trunc_body};
+    void (*const add_body[N_PARTS])(sp_buf_t *, const words_t *) = {add_row_body, add_stmt_body,
+                                                                    add_trunc_body};
     for (int i = 0; i < N_PARTS && rc == 0; i++) {
         sp_buf_t body = SP_BUF_INIT;
         add_body[i](&body, &w);
@@ -203,15 +229,18 @@ static int replace_functions(sp_pg_t *pg, const definition_t *d, sp_arena_t *are
     for (int i = 0; i < N_PARTS; i++) {
         const char *body = sp_pg_literal(arena, sp_str(d->bodies[i]));
         sql.failed = sql.failed || body == NULL;
-        sp_buf_printf(&sql, "CREATE OR REPLACE FUNCTION shardplane.%s() RETURNS trigger LANGUAGE plpgsql AS %s;\n", d->functions[i],
-                      body != NULL ? body : "''");
+        sp_buf_printf(&sql,
+                      "CREATE OR REPLACE FUNCTION shardplane.%s() RETURNS trigger LANGUAGE plpgsql "
+                      "AS %s;\n",
+                      d->functions[i], body != NULL ? body : "''");
     }
     int rc = sql.failed ? no_memory(err) : sp_pg_exec(pg, sp_buf_cstr(&sql), err);
     sp_buf_free(&sql);
     return rc;
 }
 
-static int make_trigger(sp_pg_t *pg, const definition_t *d, int part, sp_arena_t *arena, sp_error_t *err)
+static int make_trigger(sp_pg_t *pg, const definition_t *d, int part, sp_arena_t *arena,
+                        sp_error_t *err)
 {
     sp_buf_t when = SP_BUF_INIT;
     const char *table_at = strstr(parts[part].when, "%s");
@@ -226,10 +255,12 @@ static int make_trigger(sp_pg_t *pg, const definition_t *d, int part, sp_arena_t
     return sp_pg_execf(pg, err,
                        "CREATE OR REPLACE TRIGGER \"%s\" %s EXECUTE FUNCTION shardplane.%s();\n"
                        "ALTER TABLE %s ENABLE ALWAYS TRIGGER \"%s\";",
-                       parts[part].trigger, clause, d->functions[part], d->table, parts[part].trigger);
+                       parts[part].trigger, clause, d->functions[part], d->table,
+                       parts[part].trigger);
 }
 
-int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_table_t *table, const sp_guard_t *guard, sp_error_t *err)
+int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_table_t *table,
+                 const sp_guard_t *guard, sp_error_t *err)
 {
     definition_t d = {0};
     PGresult *found = NULL;
@@ -238,20 +269,26 @@ int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_tabl
     if (rc == 0)
         rc = replace_functions(pg, &d, arena, err);
     if (rc == 0) {
-        const char *params[] = {sp_arena_cstr(arena, table->schema), sp_arena_cstr(arena, table->table),
-                                sp_arena_cstr(arena, table->key_column), d.functions[ROW], d.functions[STMT], d.functions[TRUNC]};
+        const char *params[] = {sp_arena_cstr(arena, table->schema),
+                                sp_arena_cstr(arena, table->table),
+                                sp_arena_cstr(arena, table->key_column),
+                                d.functions[ROW],
+                                d.functions[STMT],
+                                d.functions[TRUNC]};
         rc = sp_pg_query(pg, SP_SQL_GUARD_TABLE, 6, params, &found, err);
     }
     if (rc == 0 && PQntuples(found) != 1)
         rc = sp_error_set(err, SP_E_NOT_FOUND, "there is no table %s", d.table);
     if (rc == 0 && PQgetvalue(found, 0, 1)[0] != 't')
-        rc = sp_error_set(err, SP_E_NOT_FOUND, "table %s has no column of its key column's name", d.table);
+        rc = sp_error_set(err, SP_E_NOT_FOUND, "table %s has no column of its key column's name",
+                          d.table);
     bool want_row = guard->form != SP_GUARD_CLOSED || guard->row_trigger;
     for (int i = 0; i < N_PARTS && rc == 0; i++)
         if ((i != ROW || want_row) && strcmp(PQgetvalue(found, 0, 2 + i), "1") != 0)
             rc = make_trigger(pg, &d, i, arena, err);
     if (rc == 0 && !want_row && strcmp(PQgetvalue(found, 0, 5), "0") != 0)
-        rc = sp_pg_execf(pg, err, "DROP TRIGGER IF EXISTS \"%s\" ON %s", parts[ROW].trigger, d.table);
+        rc = sp_pg_execf(pg, err, "DROP TRIGGER IF EXISTS \"%s\" ON %s", parts[ROW].trigger,
+                         d.table);
     PQclear(found);
     sp_arena_destroy(&arena);
     return rc;
@@ -274,7 +311,8 @@ int sp_guard_drop(sp_pg_t *pg, const sp_owner_table_t *table, sp_error_t *err)
 
 // ---- digests
 
-static void add_digest_line(sp_buf_t *out, const char *trigger, const char *function, const char *body)
+static void add_digest_line(sp_buf_t *out, const char *trigger, const char *function,
+                            const char *body)
 {
     sp_buf_printf(out, "%s %s %zu ", trigger, function, strlen(body));
     sp_buf_addz(out, body);
@@ -287,14 +325,16 @@ static const char *digest_of(sp_buf_t *lines, sp_arena_t *arena)
     // Two hashes, of the whole and of all but its first byte: 128 bits together. Against accidents and edits by hand, not against forgers.
     char *digest = lines->failed || lines->len < 1
                        ? NULL
-                       : sp_arena_printf(arena, "%016" PRIx64 "%016" PRIx64, (uint64_t)sp_key_hash(text, lines->len),
+                       : sp_arena_printf(arena, "%016" PRIx64 "%016" PRIx64,
+                                         (uint64_t)sp_key_hash(text, lines->len),
                                          (uint64_t)sp_key_hash(text + 1, lines->len - 1));
     sp_buf_free(lines);
     return digest;
 }
 
-int sp_guard_expected(const sp_owner_shard_t *shard, const sp_owner_table_t *table, const sp_guard_t *guard, sp_arena_t *arena,
-                      const char **ret_digest, sp_error_t *err)
+int sp_guard_expected(const sp_owner_shard_t *shard, const sp_owner_table_t *table,
+                      const sp_guard_t *guard, sp_arena_t *arena, const char **ret_digest,
+                      sp_error_t *err)
 {
     definition_t d = {0};
     sp_buf_t lines = SP_BUF_INIT;
@@ -317,20 +357,24 @@ static int state_part(const PGresult *state, int row)
     for (int i = 0; i < N_PARTS; i++) {
         if (strcmp(PQgetvalue(state, row, 0), parts[i].trigger) != 0)
             continue;
-        bool same = PQgetvalue(state, row, 1)[0] == 'A' && strtol(PQgetvalue(state, row, 2), NULL, 10) == parts[i].type &&
-                    strcmp(PQgetvalue(state, row, 4), "shardplane") == 0 && strcmp(PQgetvalue(state, row, 5), "plpgsql") == 0 &&
+        bool same = PQgetvalue(state, row, 1)[0] == 'A' &&
+                    strtol(PQgetvalue(state, row, 2), NULL, 10) == parts[i].type &&
+                    strcmp(PQgetvalue(state, row, 4), "shardplane") == 0 &&
+                    strcmp(PQgetvalue(state, row, 5), "plpgsql") == 0 &&
                     PQgetvalue(state, row, 6)[0] == 'f' && PQgetvalue(state, row, 7)[0] == 't';
         return same ? i : -1;
     }
     return -1;
 }
 
-int sp_guard_actual(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *arena, const char **ret_digest, sp_error_t *err)
+int sp_guard_actual(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *arena,
+                    const char **ret_digest, sp_error_t *err)
 {
     PGresult *state = NULL;
     sp_buf_t lines = SP_BUF_INIT;
     bool seen[N_PARTS] = {false};
-    const char *params[] = {sp_arena_cstr(arena, table->schema), sp_arena_cstr(arena, table->table)};
+    const char *params[] = {sp_arena_cstr(arena, table->schema),
+                            sp_arena_cstr(arena, table->table)};
     int rc = sp_pg_query(pg, SP_SQL_GUARD_STATE, 2, params, &state, err);
     if (rc != 0)
         return rc;
@@ -341,7 +385,8 @@ int sp_guard_actual(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *aren
         if (part < 0)
             continue;
         seen[part] = true;
-        add_digest_line(&lines, PQgetvalue(state, row, 0), PQgetvalue(state, row, 3), PQgetvalue(state, row, 8));
+        add_digest_line(&lines, PQgetvalue(state, row, 0), PQgetvalue(state, row, 3),
+                        PQgetvalue(state, row, 8));
     }
     PQclear(state);
     if (!intact || !seen[STMT] || !seen[TRUNC]) {

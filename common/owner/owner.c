@@ -29,35 +29,45 @@ static int check_schema(sp_pg_t *pg, sp_error_t *err)
 {
     bool none = false;
     char mine[8];
-    int rc = sp_pg_value(pg, "SELECT pg_catalog.pg_has_role(nspowner, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = 'shardplane'", 0,
-                         NULL, mine, sizeof mine, &none, err);
+    int rc = sp_pg_value(pg,
+                         "SELECT pg_catalog.pg_has_role(nspowner, 'USAGE') FROM "
+                         "pg_catalog.pg_namespace WHERE nspname = 'shardplane'",
+                         0, NULL, mine, sizeof mine, &none, err);
     if (rc == 0 && !none && strcmp(mine, "t") != 0)
-        return sp_error_set(err, SP_E_ALREADY_EXISTS, "the database has a schema shardplane of another owner");
+        return sp_error_set(err, SP_E_ALREADY_EXISTS,
+                            "the database has a schema shardplane of another owner");
     return rc;
 }
 
 // The control row: made, or compared and raised.
-static int set_control(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t epoch, sp_error_t *err)
+static int set_control(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t epoch,
+                       sp_error_t *err)
 {
     PGresult *row = NULL;
     char generation[24], number_text[24];
     snprintf(generation, sizeof generation, "%" PRId64, epoch.generation);
     snprintf(number_text, sizeof number_text, "%" PRId64, epoch.epoch);
-    const char *params[] = {generation, number_text, shard->cluster_id, shard->shard_id, shard->keyspace, shard->apply_role};
-    int rc = sp_pg_query(pg,
-                         "WITH made AS (INSERT INTO shardplane.control (generation, epoch, cluster_id, shard_id, keyspace, apply_role)"
-                         " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (one) DO NOTHING RETURNING 1)"
-                         " SELECT cluster_id, shard_id, keyspace FROM shardplane.control",
-                         6, params, &row, err);
+    const char *params[] = {generation,      number_text,     shard->cluster_id,
+                            shard->shard_id, shard->keyspace, shard->apply_role};
+    int rc =
+        sp_pg_query(pg,
+                    "WITH made AS (INSERT INTO shardplane.control (generation, epoch, cluster_id, "
+                    "shard_id, keyspace, apply_role)"
+                    " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (one) DO NOTHING RETURNING 1)"
+                    " SELECT cluster_id, shard_id, keyspace FROM shardplane.control",
+                    6, params, &row, err);
     if (rc != 0)
         return rc;
     if (PQntuples(row) == 1) { // it was there
         if (strcmp(PQgetvalue(row, 0, 0), shard->cluster_id) != 0)
-            rc = sp_error_set(err, SP_E_ALREADY_EXISTS, "the database belongs to another Shardplane cluster, as its shard %s",
+            rc = sp_error_set(err, SP_E_ALREADY_EXISTS,
+                              "the database belongs to another Shardplane cluster, as its shard %s",
                               PQgetvalue(row, 0, 1));
-        else if (strcmp(PQgetvalue(row, 0, 1), shard->shard_id) != 0 || strcmp(PQgetvalue(row, 0, 2), shard->keyspace) != 0)
-            rc = sp_error_set(err, SP_E_ALREADY_EXISTS, "the database is already shard %s of keyspace %s", PQgetvalue(row, 0, 1),
-                              PQgetvalue(row, 0, 2));
+        else if (strcmp(PQgetvalue(row, 0, 1), shard->shard_id) != 0 ||
+                 strcmp(PQgetvalue(row, 0, 2), shard->keyspace) != 0)
+            rc = sp_error_set(err, SP_E_ALREADY_EXISTS,
+                              "the database is already shard %s of keyspace %s",
+                              PQgetvalue(row, 0, 1), PQgetvalue(row, 0, 2));
     }
     PQclear(row);
     if (rc == 0)
@@ -65,7 +75,8 @@ static int set_control(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t ep
     if (rc != 0)
         return rc;
     const char *role[] = {shard->apply_role};
-    rc = sp_pg_query(pg, "UPDATE shardplane.control SET apply_role = $1 WHERE apply_role <> $1", 1, role, &row, err);
+    rc = sp_pg_query(pg, "UPDATE shardplane.control SET apply_role = $1 WHERE apply_role <> $1", 1,
+                     role, &row, err);
     if (rc == 0)
         PQclear(row);
     return rc;
@@ -76,11 +87,13 @@ static int grant_apply(sp_pg_t *pg, const char *apply_role, sp_error_t *err)
     bool none = false;
     char found[8];
     const char *params[] = {apply_role};
-    int rc = sp_pg_value(pg, "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1", 1, params, found, sizeof found, &none, err);
+    int rc = sp_pg_value(pg, "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1", 1, params,
+                         found, sizeof found, &none, err);
     if (rc != 0)
         return rc;
     if (none)
-        return sp_error_set(err, SP_E_NOT_FOUND, "there is no role %s to apply changes with", apply_role);
+        return sp_error_set(err, SP_E_NOT_FOUND, "there is no role %s to apply changes with",
+                            apply_role);
     sp_arena_t *arena = sp_arena_new(0);
     const char *role = arena != NULL ? sp_pg_ident(arena, sp_str(apply_role)) : NULL;
 #pragma GCC diagnostic push
@@ -93,7 +106,8 @@ static int grant_apply(sp_pg_t *pg, const char *apply_role, sp_error_t *err)
 
 static int install(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t epoch, sp_error_t *err)
 {
-    int rc = sp_pg_exec(pg, "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(7162534910234)", err); // two installers at once
+    int rc = sp_pg_exec(pg, "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(7162534910234)",
+                        err); // two installers at once
     if (rc == 0)
         rc = check_schema(pg, err);
     if (rc == 0)
@@ -137,7 +151,9 @@ int sp_owner_raise_epoch(sp_pg_t *pg, sp_epoch_t epoch, sp_error_t *err)
     if (rc != 0)
         return rc;
     if (PQntuples(result) != 1)
-        rc = sp_error_set(err, SP_E_STALE_EPOCH, "the shard has seen a later leader than epoch (%s, %s)", generation, number_text);
+        rc = sp_error_set(err, SP_E_STALE_EPOCH,
+                          "the shard has seen a later leader than epoch (%s, %s)", generation,
+                          number_text);
     PQclear(result);
     return rc;
 }
@@ -145,14 +161,18 @@ int sp_owner_raise_epoch(sp_pg_t *pg, sp_epoch_t epoch, sp_error_t *err)
 int sp_owner_hold_epoch(sp_pg_t *pg, sp_epoch_t epoch, sp_error_t *err)
 {
     PGresult *result = NULL;
-    int rc = sp_pg_query(pg, "SELECT generation, epoch FROM shardplane.control FOR SHARE", 0, NULL, &result, err);
+    int rc = sp_pg_query(pg, "SELECT generation, epoch FROM shardplane.control FOR SHARE", 0, NULL,
+                         &result, err);
     if (rc != 0)
         return rc;
     if (PQntuples(result) != 1)
         rc = sp_error_set(err, SP_E_STALE_EPOCH, "the shard has no control row");
     else if (number(result, 0, 0) != epoch.generation || number(result, 0, 1) != epoch.epoch)
-        rc = sp_error_set(err, SP_E_STALE_EPOCH, "the shard is at epoch (%s, %s), the command at (%" PRId64 ", %" PRId64 ")",
-                          PQgetvalue(result, 0, 0), PQgetvalue(result, 0, 1), epoch.generation, epoch.epoch);
+        rc = sp_error_set(err, SP_E_STALE_EPOCH,
+                          "the shard is at epoch (%s, %s), the command at (%" PRId64 ", %" PRId64
+                          ")",
+                          PQgetvalue(result, 0, 0), PQgetvalue(result, 0, 1), epoch.generation,
+                          epoch.epoch);
     PQclear(result);
     return rc;
 }
@@ -160,9 +180,10 @@ int sp_owner_hold_epoch(sp_pg_t *pg, sp_epoch_t epoch, sp_error_t *err)
 int sp_owner_terminate(sp_pg_t *pg, const char *job_id, sp_error_t *err)
 {
     // Walsenders are in pg_stat_activity too. The slash ends the id: job `a` does not end job `ab`.
-    static const char sql[] = "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity"
-                              " WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()"
-                              " AND pg_catalog.starts_with(application_name, 'shardplane/' || $1 || '/')";
+    static const char sql[] =
+        "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity"
+        " WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()"
+        " AND pg_catalog.starts_with(application_name, 'shardplane/' || $1 || '/')";
     const char *params[] = {job_id};
     int64_t deadline = sp_clock_mono_ms() + TERMINATE_MS;
     for (;;) {
@@ -171,7 +192,8 @@ int sp_owner_terminate(sp_pg_t *pg, const char *job_id, sp_error_t *err)
         if (rc != 0 || strcmp(left, "0") == 0)
             return rc;
         if (sp_clock_until_ms(deadline) == 0)
-            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "%s backends of job %s do not end", left, job_id);
+            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "%s backends of job %s do not end",
+                                left, job_id);
         sp_clock_sleep_ms(20);
     }
 }
@@ -180,7 +202,8 @@ int sp_owner_terminate(sp_pg_t *pg, const char *job_id, sp_error_t *err)
 
 static const char *const states[] = {"open", "sealed", "armed"}; // by sp_ownership_state_t
 
-int sp_ownership_write(sp_pg_t *pg, const char *keyspace, const sp_ownership_t *ownership, sp_error_t *err)
+int sp_ownership_write(sp_pg_t *pg, const char *keyspace, const sp_ownership_t *ownership,
+                       sp_error_t *err)
 {
     char version[24], attempt[24];
     sp_buf_t bounds = SP_BUF_INIT;
@@ -191,27 +214,39 @@ int sp_ownership_write(sp_pg_t *pg, const char *keyspace, const sp_ownership_t *
     sp_arcs_literal(ownership->arcs, &bounds);
     snprintf(version, sizeof version, "%" PRId64, ownership->ring_version);
     snprintf(attempt, sizeof attempt, "%" PRId64, ownership->attempt);
-    const char *params[] = {keyspace, version, bounds.failed ? NULL : sp_buf_cstr(&bounds), states[ownership->state],
-                            ownership->job_id != NULL ? ownership->job_id : "", attempt, ownership->nonce != NULL ? ownership->nonce : ""};
-    rc = params[2] == NULL ? no_memory(err)
-                           : sp_pg_query(pg,
-                                         "INSERT INTO shardplane.ownership AS o (keyspace, ring_version, bounds, state, job_id, attempt, nonce)"
-                                         " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (keyspace) DO UPDATE SET"
-                                         " ring_version = excluded.ring_version, bounds = excluded.bounds, state = excluded.state,"
-                                         " job_id = excluded.job_id, attempt = excluded.attempt, nonce = excluded.nonce",
-                                         7, params, &result, err);
+    const char *params[] = {keyspace,
+                            version,
+                            bounds.failed ? NULL : sp_buf_cstr(&bounds),
+                            states[ownership->state],
+                            ownership->job_id != NULL ? ownership->job_id : "",
+                            attempt,
+                            ownership->nonce != NULL ? ownership->nonce : ""};
+    rc = params[2] == NULL
+             ? no_memory(err)
+             : sp_pg_query(
+                   pg,
+                   "INSERT INTO shardplane.ownership AS o (keyspace, ring_version, bounds, state, "
+                   "job_id, attempt, nonce)"
+                   " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (keyspace) DO UPDATE SET"
+                   " ring_version = excluded.ring_version, bounds = excluded.bounds, state = "
+                   "excluded.state,"
+                   " job_id = excluded.job_id, attempt = excluded.attempt, nonce = excluded.nonce",
+                   7, params, &result, err);
     if (rc == 0)
         PQclear(result);
     sp_buf_free(&bounds);
     return rc;
 }
 
-int sp_ownership_read(sp_pg_t *pg, const char *keyspace, sp_arena_t *arena, sp_ownership_t *ret_ownership, bool *ret_found, sp_error_t *err)
+int sp_ownership_read(sp_pg_t *pg, const char *keyspace, sp_arena_t *arena,
+                      sp_ownership_t *ret_ownership, bool *ret_found, sp_error_t *err)
 {
     const char *params[] = {keyspace};
     PGresult *row = NULL;
-    int rc = sp_pg_query(pg, "SELECT ring_version, bounds, state, job_id, attempt, nonce FROM shardplane.ownership WHERE keyspace = $1", 1,
-                         params, &row, err);
+    int rc = sp_pg_query(pg,
+                         "SELECT ring_version, bounds, state, job_id, attempt, nonce FROM "
+                         "shardplane.ownership WHERE keyspace = $1",
+                         1, params, &row, err);
     if (rc != 0)
         return rc;
     sp_ownership_t o = {0};
@@ -237,14 +272,17 @@ int sp_ownership_read(sp_pg_t *pg, const char *keyspace, sp_arena_t *arena, sp_o
     return 0;
 }
 
-int sp_owner_open(sp_pg_t *pg, const char *nonce, const char *job_id, int64_t ring_version, sp_error_t *err)
+int sp_owner_open(sp_pg_t *pg, const char *nonce, const char *job_id, int64_t ring_version,
+                  sp_error_t *err)
 {
     char version[24];
     PGresult *result = NULL;
     snprintf(version, sizeof version, "%" PRId64, ring_version);
     const char *params[] = {nonce, job_id, version};
-    int rc = sp_pg_query(pg, "INSERT INTO shardplane.opened (nonce, job_id, ring_version) VALUES ($1, $2, $3) ON CONFLICT (nonce) DO NOTHING", 3,
-                         params, &result, err);
+    int rc = sp_pg_query(pg,
+                         "INSERT INTO shardplane.opened (nonce, job_id, ring_version) VALUES ($1, "
+                         "$2, $3) ON CONFLICT (nonce) DO NOTHING",
+                         3, params, &result, err);
     if (rc == 0)
         PQclear(result);
     return rc;
@@ -255,7 +293,8 @@ int sp_owner_is_open(sp_pg_t *pg, const char *nonce, bool *ret_open, sp_error_t 
     char found[8];
     bool none = true;
     const char *params[] = {nonce};
-    int rc = sp_pg_value(pg, "SELECT 1 FROM shardplane.opened WHERE nonce = $1", 1, params, found, sizeof found, &none, err);
+    int rc = sp_pg_value(pg, "SELECT 1 FROM shardplane.opened WHERE nonce = $1", 1, params, found,
+                         sizeof found, &none, err);
     if (rc == 0)
         *ret_open = !none;
     return rc;

@@ -12,9 +12,10 @@ typedef struct sp_epoch {
 } sp_epoch_t;
 
 typedef struct sp_owner_shard {
-    const char *shard_id;   // shard
-    const char *keyspace;   // its keyspace
-    const char *cluster_id; // catalog_generation.cluster_id: a database of another cluster is refused
+    const char *shard_id; // shard
+    const char *keyspace; // its keyspace
+    const char
+        *cluster_id; // catalog_generation.cluster_id: a database of another cluster is refused
     const char *apply_role; // exempt from guards
 } sp_owner_shard_t;
 
@@ -42,38 +43,48 @@ int sp_owner_terminate(sp_pg_t *pg, const char *job_id, sp_error_t *err);
 
 typedef enum { SP_GUARD_CLOSED, SP_GUARD_OWNS, SP_GUARD_ARMED } sp_guard_form_t;
 typedef struct sp_guard {
-    sp_guard_form_t form;      // see docs/architecture.md, Guards
-    const sp_arcs_t *arcs;     // OWNS: what is owned; ARMED: owned already plus coming
-    const char *nonce;         // ARMED
-    int64_t ring_version;      // told in refusals
-    const char *reason;        // of refusals outside the arcs: "not_owner" (also NULL) or "in_transition" (a seal)
-    bool job_running;          // TRUNCATE is refused
-    bool row_trigger;          // CLOSED: whether the row trigger is (kept) there; false: dropped, for a target under COPY
+    sp_guard_form_t form;  // see docs/architecture.md, Guards
+    const sp_arcs_t *arcs; // OWNS: what is owned; ARMED: owned already plus coming
+    const char *nonce;     // ARMED
+    int64_t ring_version;  // told in refusals
+    const char *
+        reason; // of refusals outside the arcs: "not_owner" (also NULL) or "in_transition" (a seal)
+    bool job_running; // TRUNCATE is refused
+    bool
+        row_trigger; // CLOSED: whether the row trigger is (kept) there; false: dropped, for a target under COPY
 } sp_guard_t;
 
 // Inside the caller's transaction: replaces the functions' bodies of one table; makes triggers that are missing (ENABLE ALWAYS). Taking
 // trigger DDL needs SHARE ROW EXCLUSIVE on the table; replacing bodies alone takes no table lock (the caller holds it for a seal).
-int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_table_t *table, const sp_guard_t *guard, sp_error_t *err);
+int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_table_t *table,
+                 const sp_guard_t *guard, sp_error_t *err);
 // Drops one table's guards (unregistered table).
 int sp_guard_drop(sp_pg_t *pg, const sp_owner_table_t *table, sp_error_t *err);
 // Hash of the definitions and enabled state that `guard` should have / that the database has ("" when triggers are missing or not ALWAYS).
-int sp_guard_expected(const sp_owner_shard_t *shard, const sp_owner_table_t *table, const sp_guard_t *guard, sp_arena_t *arena, const char **ret_digest, sp_error_t *err);
-int sp_guard_actual(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *arena, const char **ret_digest, sp_error_t *err);
+int sp_guard_expected(const sp_owner_shard_t *shard, const sp_owner_table_t *table,
+                      const sp_guard_t *guard, sp_arena_t *arena, const char **ret_digest,
+                      sp_error_t *err);
+int sp_guard_actual(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *arena,
+                    const char **ret_digest, sp_error_t *err);
 
 // The ownership row, which assert_owner and a new leader read.
 typedef enum { SP_OWNERSHIP_OPEN, SP_OWNERSHIP_SEALED, SP_OWNERSHIP_ARMED } sp_ownership_state_t;
 typedef struct sp_ownership {
-    int64_t ring_version;       // of the shard's last ownership change
-    sp_arcs_t arcs;             // OPEN: owned now; SEALED: what is left; ARMED: owned once `opened` holds the nonce
+    int64_t ring_version; // of the shard's last ownership change
+    sp_arcs_t
+        arcs; // OPEN: owned now; SEALED: what is left; ARMED: owned once `opened` holds the nonce
     sp_ownership_state_t state; // state
     const char *job_id;         // or ""
     int64_t attempt;            // or 0
     const char *nonce;          // or ""
 } sp_ownership_t;
-int sp_ownership_write(sp_pg_t *pg, const char *keyspace, const sp_ownership_t *ownership, sp_error_t *err); // in the caller's transaction
-int sp_ownership_read(sp_pg_t *pg, const char *keyspace, sp_arena_t *arena, sp_ownership_t *ret_ownership, bool *ret_found, sp_error_t *err);
+int sp_ownership_write(sp_pg_t *pg, const char *keyspace, const sp_ownership_t *ownership,
+                       sp_error_t *err); // in the caller's transaction
+int sp_ownership_read(sp_pg_t *pg, const char *keyspace, sp_arena_t *arena,
+                      sp_ownership_t *ret_ownership, bool *ret_found, sp_error_t *err);
 // Opens an armed target: one INSERT. Also as the apply role.
-int sp_owner_open(sp_pg_t *pg, const char *nonce, const char *job_id, int64_t ring_version, sp_error_t *err);
+int sp_owner_open(sp_pg_t *pg, const char *nonce, const char *job_id, int64_t ring_version,
+                  sp_error_t *err);
 int sp_owner_is_open(sp_pg_t *pg, const char *nonce, bool *ret_open, sp_error_t *err);
 
 // The DETAIL of an SHP01 refusal.

@@ -27,7 +27,8 @@ bool sp_refusal_parse(const char *detail, sp_refusal_t *ret_refusal)
     sp_refusal_t r = {0};
     if (detail == NULL || detail[0] != '{')
         return false;
-    const char *reason = member(detail, "reason"), *hash = member(detail, "hash"), *version = member(detail, "ring_version");
+    const char *reason = member(detail, "reason"), *hash = member(detail, "hash"),
+               *version = member(detail, "ring_version");
     if (reason == NULL || version == NULL || !take_int(version, &r.ring_version))
         return false;
     r.in_transition = strncmp(reason, "\"in_transition\"", 15) == 0;

@@ -6,9 +6,15 @@
 #include "common/base/buf.h"
 
 // Whatever a role, a database or the operator's environment says: text forms and name lookup are these.
-static const char *const pinned[] = {"client_encoding=UTF8", "DateStyle=ISO, MDY", "IntervalStyle=postgres", "TimeZone=UTC",
-                                     "extra_float_digits=3", "bytea_output=hex", "default_transaction_isolation=read committed",
-                                     "standard_conforming_strings=on", NULL};
+static const char *const pinned[] = {"client_encoding=UTF8",
+                                     "DateStyle=ISO, MDY",
+                                     "IntervalStyle=postgres",
+                                     "TimeZone=UTC",
+                                     "extra_float_digits=3",
+                                     "bytea_output=hex",
+                                     "default_transaction_isolation=read committed",
+                                     "standard_conforming_strings=on",
+                                     NULL};
 
 // -c name=value with blanks and backslashes escaped, as the server splits the options.
 static void add_option(sp_buf_t *out, const char *name, const char *value)
@@ -31,8 +37,9 @@ static void add(sp_conninfo_t *self, const char *keyword, const char *value)
     self->keywords[self->n] = self->values[self->n] = NULL;
 }
 
-int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *application_name, const char *search_path, bool replication,
-                     const char *const *more, sp_error_t *err)
+int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *application_name,
+                     const char *search_path, bool replication, const char *const *more,
+                     sp_error_t *err)
 {
     *self = (sp_conninfo_t){0};
     sp_buf_t options = SP_BUF_INIT;
@@ -58,7 +65,8 @@ int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *appli
     add(self, "sslcert", dsn->sslcert);
     add(self, "sslkey", dsn->sslkey);
     add(self, "gssencmode", "disable"); // would cost a round trip and a ticket look-up
-    add(self, "application_name", application_name != NULL ? application_name : dsn->application_name);
+    add(self, "application_name",
+        application_name != NULL ? application_name : dsn->application_name);
     add(self, "client_encoding", "UTF8");
     add(self, "options", self->options);
     add(self, "replication", replication ? "database" : NULL);
@@ -88,6 +96,7 @@ int sp_conninfo_failed(const sp_dsn_t *dsn, const char *what, const char *words,
     for (char *c = text; *c != 0; c++)
         if ((unsigned char)*c < ' ')
             *c = ' ';
-    return sp_error_set(err, SP_E_PG_CONNECTION, "%s (%s@%s:%d/%s): %s", what, dsn->user, dsn->host, dsn->port, dsn->database,
+    return sp_error_set(err, SP_E_PG_CONNECTION, "%s (%s@%s:%d/%s): %s", what, dsn->user, dsn->host,
+                        dsn->port, dsn->database,
                         n > 0 ? text : "the server closed the connection");
 }

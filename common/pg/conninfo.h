@@ -19,8 +19,9 @@ typedef struct sp_conninfo {
 
 // dsn, application_name are borrowed as long as self is used. search_path NULL: pg_catalog, "": the role's own. more: further "name=value" settings,
 // NULL-terminated, or NULL. SP_E_OUT_OF_MEMORY. After success free with sp_conninfo_free().
-int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *application_name, const char *search_path, bool replication,
-                     const char *const *more, sp_error_t *err);
+int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *application_name,
+                     const char *search_path, bool replication, const char *const *more,
+                     sp_error_t *err);
 void sp_conninfo_free(sp_conninfo_t *self);
 
 // pg_connection from a connection that failed, libpq's words scrubbed of the password and of line ends. SQLSTATE is not known here.

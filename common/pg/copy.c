@@ -29,7 +29,8 @@ int sp_pg_copy_put(sp_pg_t *self, const void *data, size_t len, sp_error_t *err)
     const char *at = data;
     int64_t deadline = sp_pg_deadline(self);
     while (len > 0) {
-        int piece = len > (1 << 20) ? 1 << 20 : (int)len; // libpq doubles its buffer to what one call brings
+        int piece = len > (1 << 20) ? 1 << 20
+                                    : (int)len; // libpq doubles its buffer to what one call brings
         int sent = PQputCopyData(self->conn, at, piece);
         if (sent < 0)
             return sp_pg_lost(self, err);

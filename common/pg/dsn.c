@@ -13,19 +13,30 @@
 static int bad(sp_error_t *err, const char *what)
 {
     return sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                        "the connection string is not usable: %s; wanted postgresql://user:password@host:port/database", what);
+                        "the connection string is not usable: %s; wanted "
+                        "postgresql://user:password@host:port/database",
+                        what);
 }
 
 static int bad_name(sp_error_t *err, const char *what, const char *name)
 {
     // The name may be a piece of a password that was not percent-encoded: only known words are repeated.
-    static const char *const known[] = {"service", "servicefile", "passfile", "options", "hostaddr", "target_session_attrs", "replication",
-                                        "fallback_application_name", "client_encoding", "channel_binding", "gssencmode", "krbsrvname",
-                                        "requirepeer", "load_balance_hosts", "require_auth", "sslcrl", "sslpassword", NULL};
+    static const char *const known[] = {"service",         "servicefile",
+                                        "passfile",        "options",
+                                        "hostaddr",        "target_session_attrs",
+                                        "replication",     "fallback_application_name",
+                                        "client_encoding", "channel_binding",
+                                        "gssencmode",      "krbsrvname",
+                                        "requirepeer",     "load_balance_hosts",
+                                        "require_auth",    "sslcrl",
+                                        "sslpassword",     NULL};
     for (size_t i = 0; known[i] != NULL; i++)
         if (strcmp(known[i], name) == 0)
-            return sp_error_set(err, SP_E_INVALID_ARGUMENT, "the connection string is not usable: parameter %s is %s", name, what);
-    return sp_error_set(err, SP_E_INVALID_ARGUMENT, "the connection string is not usable: it has a parameter that is %s", what);
+            return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                "the connection string is not usable: parameter %s is %s", name,
+                                what);
+    return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                        "the connection string is not usable: it has a parameter that is %s", what);
 }
 
 static bool one_of(const char *value, const char *const *list)
@@ -47,9 +58,11 @@ static int set_port(const char *value, sp_dsn_t *dsn, sp_error_t *err)
 
 static int set_sslmode(const char *value, sp_dsn_t *dsn, sp_error_t *err)
 {
-    static const char *const modes[] = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full", NULL};
+    static const char *const modes[] = {"disable",   "allow",       "prefer", "require",
+                                        "verify-ca", "verify-full", NULL};
     if (!one_of(value, modes))
-        return bad(err, "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full");
+        return bad(err,
+                   "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full");
     dsn->sslmode = value;
     return 0;
 }
@@ -57,13 +70,23 @@ static int set_sslmode(const char *value, sp_dsn_t *dsn, sp_error_t *err)
 // One decoded parameter; value lives in the arena.
 static int set_parameter(const char *name, const char *value, sp_dsn_t *dsn, sp_error_t *err)
 {
-    static const char *const ignored[] = {"connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval",
-                                          "keepalives_count", "tcp_user_timeout", NULL};
+    static const char *const ignored[] = {"connect_timeout",
+                                          "keepalives",
+                                          "keepalives_idle",
+                                          "keepalives_interval",
+                                          "keepalives_count",
+                                          "tcp_user_timeout",
+                                          NULL};
     const struct {
-        const char *name;   // parameter
-        const char **into;  // member
-    } members[] = {{"host", &dsn->host}, {"dbname", &dsn->database}, {"user", &dsn->user}, {"password", &dsn->password},
-                   {"sslrootcert", &dsn->sslrootcert}, {"sslcert", &dsn->sslcert}, {"sslkey", &dsn->sslkey},
+        const char *name;  // parameter
+        const char **into; // member
+    } members[] = {{"host", &dsn->host},
+                   {"dbname", &dsn->database},
+                   {"user", &dsn->user},
+                   {"password", &dsn->password},
+                   {"sslrootcert", &dsn->sslrootcert},
+                   {"sslcert", &dsn->sslcert},
+                   {"sslkey", &dsn->sslkey},
                    {"application_name", &dsn->application_name}};
     for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
         if (strcmp(members[i].name, name) == 0) {
@@ -104,9 +127,11 @@ static int percent_decode(sp_str_t in, sp_arena_t *arena, const char **ret_out, 
             out[n++] = in.ptr[i];
             continue;
         }
-        int high = i + 1 < in.len ? hex(in.ptr[i + 1]) : -1, low = i + 2 < in.len ? hex(in.ptr[i + 2]) : -1;
+        int high = i + 1 < in.len ? hex(in.ptr[i + 1]) : -1,
+            low = i + 2 < in.len ? hex(in.ptr[i + 2]) : -1;
         if (high < 0 || low < 0 || (high == 0 && low == 0))
-            return bad(err, "a % is not followed by two hexadecimal digits (write %25 for the character itself)");
+            return bad(err, "a % is not followed by two hexadecimal digits (write %25 for the "
+                            "character itself)");
         out[n++] = (char)(high * 16 + low);
         i += 2;
     }
@@ -155,7 +180,9 @@ static int parse_host_port(sp_str_t place, sp_arena_t *arena, sp_dsn_t *dsn, sp_
     if (memchr(port.ptr, ',', port.len) != NULL)
         return bad(err, "it names several hosts");
     text = sp_arena_cstr(arena, port);
-    return text == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the connection string") : set_port(text, dsn, err);
+    return text == NULL
+               ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the connection string")
+               : set_port(text, dsn, err);
 }
 
 static int parse_query(sp_str_t query, sp_arena_t *arena, sp_dsn_t *dsn, sp_error_t *err)
@@ -182,7 +209,9 @@ static int parse_uri(sp_str_t rest, sp_arena_t *arena, sp_dsn_t *dsn, sp_error_t
     sp_str_t query = rest;
     rest = cut(&query, '?');
     sp_str_t path = rest;
-    rest = cut(&path, '/'); // a password with a bare / ends up here, as in libpq: the host is then missing or wrong
+    rest = cut(
+        &path,
+        '/'); // a password with a bare / ends up here, as in libpq: the host is then missing or wrong
     // The last @ ends the user information.
     const char *at = rest.len > 0 ? memrchr(rest.ptr, '@', rest.len) : NULL;
     if (at != NULL) {
@@ -209,7 +238,8 @@ static bool is_space(char c)
 }
 
 // A value at text[*at]: bare up to a space, or in single quotes; \x stands for x.
-static int keyword_value(sp_str_t text, size_t *at, sp_arena_t *arena, const char **ret_value, sp_error_t *err)
+static int keyword_value(sp_str_t text, size_t *at, sp_arena_t *arena, const char **ret_value,
+                         sp_error_t *err)
 {
     char *out = sp_arena_alloc(arena, text.len - *at + 1, 1);
     size_t n = 0, i = *at;
@@ -242,7 +272,8 @@ static int parse_keywords(sp_str_t text, sp_arena_t *arena, sp_dsn_t *dsn, sp_er
         size_t start = at;
         while (at < text.len && text.ptr[at] != '=' && !is_space(text.ptr[at]))
             at++;
-        const char *name = sp_arena_cstr(arena, (sp_str_t){text.ptr + start, at - start}), *value = NULL;
+        const char *name = sp_arena_cstr(arena, (sp_str_t){text.ptr + start, at - start}),
+                   *value = NULL;
         while (at < text.len && is_space(text.ptr[at]))
             at++;
         if (at >= text.len || text.ptr[at] != '=')
@@ -297,7 +328,8 @@ int sp_dsn_parse(sp_str_t text, sp_arena_t *arena, sp_dsn_t *ret_dsn, sp_error_t
 static void add_encoded(sp_buf_t *out, const char *text)
 {
     for (const unsigned char *c = (const unsigned char *)text; *c != 0; c++) {
-        if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || strchr("-._~", *c) != NULL)
+        if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
+            strchr("-._~", *c) != NULL)
             sp_buf_addc(out, (char)*c);
         else
             sp_buf_printf(out, "%%%02X", *c);
@@ -323,8 +355,11 @@ static const char *print(const sp_dsn_t *dsn, bool secrets, sp_arena_t *arena)
     add_encoded(&out, dsn->database);
     const struct {
         const char *name, *value; // query parameter
-    } rest[] = {{"sslmode", dsn->sslmode}, {"sslrootcert", dsn->sslrootcert}, {"sslcert", dsn->sslcert},
-                {"sslkey", dsn->sslkey}, {"application_name", dsn->application_name}};
+    } rest[] = {{"sslmode", dsn->sslmode},
+                {"sslrootcert", dsn->sslrootcert},
+                {"sslcert", dsn->sslcert},
+                {"sslkey", dsn->sslkey},
+                {"application_name", dsn->application_name}};
     char separator = '?';
     for (size_t i = 0; secrets && i < sizeof rest / sizeof rest[0]; i++) {
         if (rest[i].value == NULL)
@@ -355,7 +390,8 @@ void sp_dsn_scrub(const sp_dsn_t *dsn, char *text)
     if (n == 0)
         return;
     for (char *at = text; (at = strstr(at, dsn->password)) != NULL;) {
-        size_t stars = n < 3 ? n : 3; // never longer than what was there, so that the text still fits
+        size_t stars =
+            n < 3 ? n : 3; // never longer than what was there, so that the text still fits
         memset(at, '*', stars);
         memmove(at + stars, at + n, strlen(at + n) + 1);
         at += stars;

@@ -6,13 +6,13 @@
 #include "common/base/error.h"
 
 typedef struct sp_dsn {
-    const char *host;     // name or address; required
-    int port;             // 1..65535, default 5432
-    const char *database; // required
-    const char *user;     // required
-    const char *password; // NULL when absent
+    const char *host;                                     // name or address; required
+    int port;                                             // 1..65535, default 5432
+    const char *database;                                 // required
+    const char *user;                                     // required
+    const char *password;                                 // NULL when absent
     const char *sslmode, *sslrootcert, *sslcert, *sslkey; // NULL when absent
-    const char *application_name; // NULL when absent
+    const char *application_name;                         // NULL when absent
 } sp_dsn_t;
 
 // URI (postgresql://, postgres://) or key=value form. Allowed: the members above, connect_timeout, keepalives*, target_session_attrs is

@@ -6,18 +6,18 @@
 #include "common/pg/pg.h"
 
 struct sp_pg {
-    PGconn *conn;                // connection, non-blocking
-    PGcancel *cancel;            // for sp_pg_cancel from other threads
-    sp_arena_t *arena;           // of dsn
-    sp_dsn_t dsn;                // own copy, for scrubbing
-    char where[200];             // "PostgreSQL at host:port/db"
-    int query_timeout_ms;        // a statement; -1 none
-    bool replication;            // a walsender: simple queries only
-    bool broken;                 // not usable any more
-    bool (*stopped)(void *arg);  // or NULL
-    void *stopped_arg;           // its argument
-    char *copy_data;             // last row handed out, PQfreemem
-    size_t unflushed;            // COPY bytes given to libpq since its buffer was last seen empty
+    PGconn *conn;               // connection, non-blocking
+    PGcancel *cancel;           // for sp_pg_cancel from other threads
+    sp_arena_t *arena;          // of dsn
+    sp_dsn_t dsn;               // own copy, for scrubbing
+    char where[200];            // "PostgreSQL at host:port/db"
+    int query_timeout_ms;       // a statement; -1 none
+    bool replication;           // a walsender: simple queries only
+    bool broken;                // not usable any more
+    bool (*stopped)(void *arg); // or NULL
+    void *stopped_arg;          // its argument
+    char *copy_data;            // last row handed out, PQfreemem
+    size_t unflushed;           // COPY bytes given to libpq since its buffer was last seen empty
 };
 
 int64_t sp_pg_deadline(const sp_pg_t *self); // monotonic ms of a statement that starts now
@@ -27,6 +27,7 @@ int sp_pg_flush(sp_pg_t *self, int64_t deadline, sp_error_t *err);
 int sp_pg_lost(sp_pg_t *self, sp_error_t *err); // marks broken; pg_connection
 // Reads all results of the running command. *ret_result is the last one, NULL, or the one that shows a COPY state.
 int sp_pg_collect(sp_pg_t *self, int64_t deadline, PGresult **ret_result, sp_error_t *err);
-int sp_pg_abandoned(sp_pg_t *self, int rc); // cancels what runs when rc is a timeout or a stop; returns rc
+int sp_pg_abandoned(sp_pg_t *self,
+                    int rc); // cancels what runs when rc is a timeout or a stop; returns rc
 
 #endif

@@ -30,7 +30,8 @@ int sp_lsn_parse(sp_str_t text, sp_lsn_t *ret_lsn, sp_error_t *err)
     size_t at = 0;
     if (text.ptr == NULL || text.len > 17 || parse_half(text, &at, &high) != 0 || at >= text.len ||
         text.ptr[at++] != '/' || parse_half(text, &at, &low) != 0 || at != text.len)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "not a log sequence number (X/X in hexadecimal)");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "not a log sequence number (X/X in hexadecimal)");
     *ret_lsn = high << 32 | low;
     return 0;
 }

@@ -50,7 +50,8 @@ int sp_pg_wait(sp_pg_t *self, short events, int64_t deadline, sp_error_t *err)
 int sp_pg_lost(sp_pg_t *self, sp_error_t *err)
 {
     self->broken = true;
-    return sp_conninfo_failed(&self->dsn, "lost the connection to PostgreSQL", PQerrorMessage(self->conn), err);
+    return sp_conninfo_failed(&self->dsn, "lost the connection to PostgreSQL",
+                              PQerrorMessage(self->conn), err);
 }
 
 int sp_pg_flush(sp_pg_t *self, int64_t deadline, sp_error_t *err)
@@ -171,10 +172,12 @@ int sp_pg_collect(sp_pg_t *self, int64_t deadline, PGresult **ret_result, sp_err
 
 static bool copy_dsn(sp_dsn_t *into, const sp_dsn_t *from, sp_arena_t *arena)
 {
-    const char *const *in[] = {&from->host, &from->database, &from->user, &from->password, &from->sslmode, &from->sslrootcert,
-                               &from->sslcert, &from->sslkey, &from->application_name};
-    const char **out[] = {&into->host, &into->database, &into->user, &into->password, &into->sslmode, &into->sslrootcert,
-                          &into->sslcert, &into->sslkey, &into->application_name};
+    const char *const *in[] = {&from->host,     &from->database, &from->user,
+                               &from->password, &from->sslmode,  &from->sslrootcert,
+                               &from->sslcert,  &from->sslkey,   &from->application_name};
+    const char **out[] = {&into->host,     &into->database, &into->user,
+                          &into->password, &into->sslmode,  &into->sslrootcert,
+                          &into->sslcert,  &into->sslkey,   &into->application_name};
     into->port = from->port;
     for (size_t i = 0; i < sizeof in / sizeof in[0]; i++) {
         *out[i] = *in[i] != NULL ? sp_arena_strz(arena, *in[i]) : NULL;
@@ -190,13 +193,16 @@ static int connect_now(sp_pg_t *self, const sp_conninfo_t *info, int timeout_ms,
     self->conn = PQconnectStartParams(info->keywords, info->values, 0);
     if (self->conn == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a connection");
-    PostgresPollingStatusType state = PQstatus(self->conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
+    PostgresPollingStatusType state =
+        PQstatus(self->conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
     while (state != PGRES_POLLING_OK) {
         if (state == PGRES_POLLING_FAILED)
-            return sp_conninfo_failed(&self->dsn, "cannot connect to PostgreSQL", PQerrorMessage(self->conn), err);
+            return sp_conninfo_failed(&self->dsn, "cannot connect to PostgreSQL",
+                                      PQerrorMessage(self->conn), err);
         int rc = sp_pg_wait(self, state == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline, err);
         if (rc == SP_E_DEADLINE_EXCEEDED)
-            return sp_conninfo_failed(&self->dsn, "cannot connect to PostgreSQL", "no answer within the connect timeout", err);
+            return sp_conninfo_failed(&self->dsn, "cannot connect to PostgreSQL",
+                                      "no answer within the connect timeout", err);
         if (rc != 0)
             return rc;
         state = PQconnectPoll(self->conn);
@@ -213,27 +219,33 @@ static void drop_notice(void *arg, const PGresult *result)
     (void)result;
 }
 
-int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *options, sp_error_t *err)
+int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *options,
+               sp_error_t *err)
 {
     static const sp_pg_options_t none = {0};
     // Timeouts are ours (query_timeout_ms): what a role or database sets for applications would end a long COPY or a held snapshot.
-    static const char *const unlimited[] = {"statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0",
+    static const char *const unlimited[] = {"statement_timeout=0", "lock_timeout=0",
+                                            "idle_in_transaction_session_timeout=0",
                                             "idle_session_timeout=0", NULL};
     const sp_pg_options_t *o = options != NULL ? options : &none;
     sp_conninfo_t info = {0};
     sp_pg_t *self = calloc(1, sizeof *self);
-    if (self == NULL || (self->arena = sp_arena_new(0)) == NULL || !copy_dsn(&self->dsn, dsn, self->arena)) {
+    if (self == NULL || (self->arena = sp_arena_new(0)) == NULL ||
+        !copy_dsn(&self->dsn, dsn, self->arena)) {
         sp_pg_close(&self);
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a connection");
     }
-    snprintf(self->where, sizeof self->where, "PostgreSQL at %.80s:%d/%.63s", self->dsn.host, self->dsn.port, self->dsn.database);
+    snprintf(self->where, sizeof self->where, "PostgreSQL at %.80s:%d/%.63s", self->dsn.host,
+             self->dsn.port, self->dsn.database);
     self->replication = o->replication;
     self->stopped = o->stopped;
     self->stopped_arg = o->stopped_arg;
     sp_pg_set_timeout(self, o->query_timeout_ms);
-    int rc = sp_conninfo_make(&info, &self->dsn, o->application_name, o->search_path, o->replication, unlimited, err);
+    int rc = sp_conninfo_make(&info, &self->dsn, o->application_name, o->search_path,
+                              o->replication, unlimited, err);
     if (rc == 0)
-        rc = connect_now(self, &info, o->connect_timeout_ms > 0 ? o->connect_timeout_ms : CONNECT_MS, err);
+        rc = connect_now(self, &info,
+                         o->connect_timeout_ms > 0 ? o->connect_timeout_ms : CONNECT_MS, err);
     sp_conninfo_free(&info);
     if (rc == 0) {
         PQsetNoticeReceiver(self->conn, drop_notice, NULL);
@@ -321,7 +333,8 @@ int sp_pg_execf(sp_pg_t *self, sp_error_t *err, const char *fmt, ...)
     return rc;
 }
 
-int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const *params, PGresult **ret_result, sp_error_t *err)
+int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const *params,
+                PGresult **ret_result, sp_error_t *err)
 {
     PGresult *result = NULL;
     int rc = usable(self, err);
@@ -329,8 +342,9 @@ int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const 
         return rc;
     int64_t deadline = sp_pg_deadline(self);
     // A walsender takes simple queries only.
-    int sent = self->replication && n_params == 0 ? PQsendQuery(self->conn, sql)
-                                                  : PQsendQueryParams(self->conn, sql, n_params, NULL, params, NULL, NULL, 0);
+    int sent = self->replication && n_params == 0
+                   ? PQsendQuery(self->conn, sql)
+                   : PQsendQueryParams(self->conn, sql, n_params, NULL, params, NULL, NULL, 0);
     if (sent == 0)
         return sp_pg_lost(self, err);
     if ((rc = sp_pg_flush(self, deadline, err)) != 0)
@@ -346,8 +360,8 @@ int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const 
     return 0;
 }
 
-int sp_pg_value(sp_pg_t *self, const char *sql, int n_params, const char *const *params, char *out, size_t out_size, bool *ret_null,
-                sp_error_t *err)
+int sp_pg_value(sp_pg_t *self, const char *sql, int n_params, const char *const *params, char *out,
+                size_t out_size, bool *ret_null, sp_error_t *err)
 {
     PGresult *result = NULL;
     int rc = sp_pg_query(self, sql, n_params, params, &result, err);
@@ -356,7 +370,8 @@ int sp_pg_value(sp_pg_t *self, const char *sql, int n_params, const char *const 
     bool null = PQntuples(result) < 1 || PQnfields(result) < 1 || PQgetisnull(result, 0, 0);
     size_t len = null ? 0 : (size_t)PQgetlength(result, 0, 0);
     if (len >= out_size) {
-        rc = sp_error_set(err, SP_E_TOO_LARGE, "a value of %zu bytes where at most %zu were expected", len, out_size);
+        rc = sp_error_set(err, SP_E_TOO_LARGE,
+                          "a value of %zu bytes where at most %zu were expected", len, out_size);
     } else {
         memcpy(out, null ? "" : PQgetvalue(result, 0, 0), len);
         out[len] = 0;
@@ -370,7 +385,8 @@ int sp_pg_value(sp_pg_t *self, const char *sql, int n_params, const char *const 
 // Whether the same statement can succeed later by itself.
 static bool state_retryable(const char *state)
 {
-    static const char *const list[] = {"40001", "40P01", "40003", "55P03", "55006", "57P01", "57P02", "57P03", "53300", "SHP01", NULL};
+    static const char *const list[] = {"40001", "40P01", "40003", "55P03", "55006", "57P01",
+                                       "57P02", "57P03", "53300", "SHP01", NULL};
     for (size_t i = 0; list[i] != NULL; i++)
         if (strcmp(state, list[i]) == 0)
             return true;
@@ -379,11 +395,15 @@ static bool state_retryable(const char *state)
 
 int sp_pg_result_error(const PGresult *result, sp_error_t *err)
 {
-    const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE), *text = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-    const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL), *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+    const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE),
+               *text = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL),
+               *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
     if (state == NULL) // libpq's own: the connection broke
-        return sp_error_set(err, SP_E_PG_CONNECTION, "lost the connection to PostgreSQL: %.500s", PQresultErrorMessage(result));
-    sp_error_set(err, SP_E_SQL_ERROR, "%.700s%s%.200s", text != NULL ? text : "", hint != NULL ? " Hint: " : "", hint != NULL ? hint : "");
+        return sp_error_set(err, SP_E_PG_CONNECTION, "lost the connection to PostgreSQL: %.500s",
+                            PQresultErrorMessage(result));
+    sp_error_set(err, SP_E_SQL_ERROR, "%.700s%s%.200s", text != NULL ? text : "",
+                 hint != NULL ? " Hint: " : "", hint != NULL ? hint : "");
     if (err != NULL) {
         snprintf(err->sqlstate, sizeof err->sqlstate, "%s", state);
         snprintf(err->detail, sizeof err->detail, "%s", detail != NULL ? detail : "");

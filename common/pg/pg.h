@@ -14,16 +14,19 @@ typedef struct sp_pg sp_pg_t;
 typedef struct sp_pg_options {
     const char *application_name; // e.g. shardplane/<job>/<task>
     int connect_timeout_ms;       // 0: 5000
-    int query_timeout_ms;         // a statement; 0: 30000; -1 none. Past it the statement is cancelled: deadline_exceeded
-    bool replication;             // replication=database: for walsenders
-    bool replica_role;            // SET session_replication_role = replica (apply)
-    const char *search_path;      // NULL: pg_catalog
-    bool (*stopped)(void *arg);   // polled at least every 100 ms while waiting; true ends the call with `cancelled`. May be NULL
-    void *stopped_arg;            // its argument
+    int query_timeout_ms; // a statement; 0: 30000; -1 none. Past it the statement is cancelled: deadline_exceeded
+    bool replication;        // replication=database: for walsenders
+    bool replica_role;       // SET session_replication_role = replica (apply)
+    const char *search_path; // NULL: pg_catalog
+    bool (*stopped)(
+        void *
+            arg); // polled at least every 100 ms while waiting; true ends the call with `cancelled`. May be NULL
+    void *stopped_arg; // its argument
 } sp_pg_options_t;
 
 // Errors: pg_connection (redacted), cancelled, deadline_exceeded.
-int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *options, sp_error_t *err);
+int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *options,
+               sp_error_t *err);
 void sp_pg_close(sp_pg_t **self_p); // NULL is fine; cancels nothing
 PGconn *sp_pg_conn(sp_pg_t *self);  // for quoting and COPY loops
 int sp_pg_backend_pid(const sp_pg_t *self);
@@ -32,16 +35,20 @@ void sp_pg_set_timeout(sp_pg_t *self, int query_timeout_ms);
 // No parameters, several statements allowed, results dropped. A PostgreSQL error is sql_error with sqlstate, text and detail in err; a lost
 // connection is pg_connection; 40001, 40P01, 55P03, 57P01.. are retryable.
 int sp_pg_exec(sp_pg_t *self, const char *sql, sp_error_t *err);
-int sp_pg_execf(sp_pg_t *self, sp_error_t *err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int sp_pg_execf(sp_pg_t *self, sp_error_t *err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 // Text parameters (NULL is SQL NULL), text results. *ret_result is cleared by the caller with PQclear; untouched on failure.
-int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const *params, PGresult **ret_result, sp_error_t *err);
+int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const *params,
+                PGresult **ret_result, sp_error_t *err);
 // One value of one row into out (cut is an error); *ret_null when it is NULL or there is no row (out is "").
-int sp_pg_value(sp_pg_t *self, const char *sql, int n_params, const char *const *params, char *out, size_t out_size, bool *ret_null, sp_error_t *err);
+int sp_pg_value(sp_pg_t *self, const char *sql, int n_params, const char *const *params, char *out,
+                size_t out_size, bool *ret_null, sp_error_t *err);
 
 // COPY. start: sends `sql` and waits for COPY mode. put/end: to the server. get: *ret_data borrowed until the next get, *ret_len -1 at the end.
 int sp_pg_copy_start(sp_pg_t *self, const char *sql, sp_error_t *err);
 int sp_pg_copy_put(sp_pg_t *self, const void *data, size_t len, sp_error_t *err);
-int sp_pg_copy_end(sp_pg_t *self, const char *error_or_null, int64_t *ret_rows, sp_error_t *err); // error_or_null: abort the COPY
+int sp_pg_copy_end(sp_pg_t *self, const char *error_or_null, int64_t *ret_rows,
+                   sp_error_t *err); // error_or_null: abort the COPY
 int sp_pg_copy_get(sp_pg_t *self, const char **ret_data, int *ret_len, sp_error_t *err);
 // Cancels the running statement from any thread (PQcancel on a fresh connection; blocks shortly).
 void sp_pg_cancel(sp_pg_t *self);

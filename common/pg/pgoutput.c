@@ -158,7 +158,8 @@ static void read_message(reader_t *r, sp_pgo_message_t *m)
     m->content = read_bytes(r, m->content_len);
 }
 
-int sp_pgo_parse(const void *data, size_t len, sp_arena_t *arena, sp_pgo_message_t *ret_message, sp_error_t *err)
+int sp_pgo_parse(const void *data, size_t len, sp_arena_t *arena, sp_pgo_message_t *ret_message,
+                 sp_error_t *err)
 {
     reader_t r = {data, (const unsigned char *)data + len, false, false, arena};
     sp_pgo_message_t m = {0};
@@ -196,12 +197,15 @@ int sp_pgo_parse(const void *data, size_t len, sp_arena_t *arena, sp_pgo_message
         read_message(&r, &m);
         break;
     default:
-        return sp_error_set(err, SP_E_UNSUPPORTED_VERSION, "pgoutput: unknown message type 0x%02x", (unsigned char)type);
+        return sp_error_set(err, SP_E_UNSUPPORTED_VERSION, "pgoutput: unknown message type 0x%02x",
+                            (unsigned char)type);
     }
     if (r.no_memory)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "pgoutput: message of %zu bytes does not fit the arena", len);
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY,
+                            "pgoutput: message of %zu bytes does not fit the arena", len);
     if (r.short_read || r.at != r.end)
-        return sp_error_set(err, SP_E_MALFORMED, "pgoutput: message of type %c and %zu bytes is %s", type, len,
+        return sp_error_set(err, SP_E_MALFORMED, "pgoutput: message of type %c and %zu bytes is %s",
+                            type, len,
                             r.short_read ? "cut or not of this form" : "followed by other bytes");
     *ret_message = m;
     return 0;

@@ -37,22 +37,22 @@ typedef struct flight {
 #define MADE (UINT64_C(1) << 63)
 
 struct sp_pipe {
-    sp_arena_t *arena;       // of dsn
-    sp_dsn_t dsn;            // copy
-    sp_pipe_options_t options; // application_name points into the arena
-    state_t state;           // connection
-    PGconn *conn;            // NULL when down
+    sp_arena_t *arena;                 // of dsn
+    sp_dsn_t dsn;                      // copy
+    sp_pipe_options_t options;         // application_name points into the arena
+    state_t state;                     // connection
+    PGconn *conn;                      // NULL when down
     PostgresPollingStatusType polling; // while connecting
-    int64_t timer;           // DOWN: next try; CONNECTING: give up
-    int attempt;             // for the backoff
-    int64_t connects;        // made
-    bool want_write;         // libpq holds bytes
-    bool doomed;             // sending failed: closed at the next tick, because submit calls nobody back
-    bool armed;              // the head's execution is in single-row mode
-    flight_t *head, **tail;  // in the order sent
-    size_t depth;            // of the list
-    sp_stmt_cache_t cache;   // prepared here
-    char fault[400];         // why it is down
+    int64_t timer;                     // DOWN: next try; CONNECTING: give up
+    int attempt;                       // for the backoff
+    int64_t connects;                  // made
+    bool want_write;                   // libpq holds bytes
+    bool doomed; // sending failed: closed at the next tick, because submit calls nobody back
+    bool armed;  // the head's execution is in single-row mode
+    flight_t *head, **tail; // in the order sent
+    size_t depth;           // of the list
+    sp_stmt_cache_t cache;  // prepared here
+    char fault[400];        // why it is down
 };
 
 // ---- answers
@@ -81,7 +81,9 @@ static void lose(flight_t *f, const char *why)
     if (f->request.read_only)
         sp_error_set(&f->err, SP_E_UNAVAILABLE, "lost the connection to the shard: %.300s", why);
     else
-        sp_error_set(&f->err, SP_E_OUTCOME_UNKNOWN, "lost the connection to the shard while the transaction was under way: %.300s", why);
+        sp_error_set(&f->err, SP_E_OUTCOME_UNKNOWN,
+                     "lost the connection to the shard while the transaction was under way: %.300s",
+                     why);
 }
 
 static void go_down(sp_pipe_t *self, const char *why)
@@ -94,7 +96,8 @@ static void go_down(sp_pipe_t *self, const char *why)
     self->state = DOWN;
     self->want_write = self->doomed = false;
     sp_stmt_cache_clear(&self->cache);
-    self->timer = sp_clock_mono_ms() + sp_random_backoff_ms(self->attempt, BACKOFF_BASE_MS, BACKOFF_CAP_MS);
+    self->timer =
+        sp_clock_mono_ms() + sp_random_backoff_ms(self->attempt, BACKOFF_BASE_MS, BACKOFF_CAP_MS);
     self->attempt += self->attempt < 10;
     // A callback may submit to another pipe, never to this one: it is down.
     while (self->head != NULL) {
@@ -116,7 +119,9 @@ static void take_error(sp_pipe_t *self, flight_t *f, const PGresult *result)
 {
     const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
-    if (f->err.code != 0 || sqlstate == NULL) // without SQLSTATE: libpq's own word for a lost connection, which go_down() judges
+    if (f->err.code != 0 ||
+        sqlstate ==
+            NULL) // without SQLSTATE: libpq's own word for a lost connection, which go_down() judges
         return;
     bool at_commit = f->at >= f->request.n;
     bool fatal = severity != NULL && strcmp(severity, "ERROR") != 0;
@@ -125,7 +130,9 @@ static void take_error(sp_pipe_t *self, flight_t *f, const PGresult *result)
     sp_pg_result_error(result, &f->err);
     sp_dsn_scrub(&self->dsn, f->err.text);
     f->failed = f->at;
-    if (!at_commit && f->prepared != NULL && (strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "0A000") == 0) && f->prepared[f->at] != 0) {
+    if (!at_commit && f->prepared != NULL &&
+        (strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "0A000") == 0) &&
+        f->prepared[f->at] != 0) {
         // Another request's Parse failed that this one relied on, or DDL changed the plan's result: prepared anew the next time.
         sp_stmt_cache_forget(&self->cache, f->prepared[f->at] & ~MADE);
         if ((f->prepared[f->at] & MADE) == 0)
@@ -134,8 +141,10 @@ static void take_error(sp_pipe_t *self, flight_t *f, const PGresult *result)
         char words[300];
         snprintf(words, sizeof words, "%.299s", f->err.text);
         sp_error_set(&f->err, SP_E_UNAVAILABLE, "the shard ended the session: %s", words);
-    } else if (strcmp(sqlstate, "57014") == 0 && sp_clock_mono_ms() + 50 >= f->request.deadline_mono_ms) {
-        sp_error_set(&f->err, SP_E_DEADLINE_EXCEEDED, "the statement was cancelled at its deadline");
+    } else if (strcmp(sqlstate, "57014") == 0 &&
+               sp_clock_mono_ms() + 50 >= f->request.deadline_mono_ms) {
+        sp_error_set(&f->err, SP_E_DEADLINE_EXCEEDED,
+                     "the statement was cancelled at its deadline");
     }
 }
 
@@ -171,7 +180,8 @@ static bool take_result(sp_pipe_t *self, const PGresult *result)
     case PGRES_TUPLES_OK:
     case PGRES_COMMAND_OK:
     case PGRES_EMPTY_QUERY:
-        if (!f->parsing && f->err.code == 0 && f->at < f->request.n && f->request.on_result != NULL && f->request.done != NULL)
+        if (!f->parsing && f->err.code == 0 && f->at < f->request.n &&
+            f->request.on_result != NULL && f->request.done != NULL)
             f->request.on_result(f->request.arg, f->at, result);
         return true;
     case PGRES_PIPELINE_ABORTED:
@@ -228,11 +238,14 @@ static void start_connect(sp_pipe_t *self)
 {
     char timeout[48];
     snprintf(timeout, sizeof timeout, "statement_timeout=%d", self->options.statement_timeout_ms);
-    const char *more[] = {timeout, self->options.read_only ? "default_transaction_read_only=on" : NULL, NULL};
+    const char *more[] = {timeout,
+                          self->options.read_only ? "default_transaction_read_only=on" : NULL,
+                          NULL};
     sp_conninfo_t info = {0};
     sp_error_t err = {0};
     self->timer = sp_clock_mono_ms() + self->options.connect_timeout_ms;
-    if (sp_conninfo_make(&info, &self->dsn, self->options.application_name, "", false, more, &err) == 0)
+    if (sp_conninfo_make(&info, &self->dsn, self->options.application_name, "", false, more,
+                         &err) == 0)
         self->conn = PQconnectStartParams(info.keywords, info.values, 0);
     sp_conninfo_free(&info);
     self->state = CONNECTING;
@@ -261,16 +274,22 @@ static void go_on_connecting(sp_pipe_t *self)
 
 // ---- the loop's side
 
-int sp_pipe_new(sp_pipe_t **ret_self, const sp_dsn_t *dsn, const sp_pipe_options_t *options, sp_error_t *err)
+int sp_pipe_new(sp_pipe_t **ret_self, const sp_dsn_t *dsn, const sp_pipe_options_t *options,
+                sp_error_t *err)
 {
     sp_pipe_t *self = calloc(1, sizeof *self);
     const char *uri = NULL;
-    if (self != NULL && (self->arena = sp_arena_new(0)) != NULL && (uri = sp_dsn_uri(dsn, self->arena)) != NULL &&
+    if (self != NULL && (self->arena = sp_arena_new(0)) != NULL &&
+        (uri = sp_dsn_uri(dsn, self->arena)) != NULL &&
         sp_dsn_parse(sp_str(uri), self->arena, &self->dsn, err) == 0) {
         self->options = *options;
-        self->options.application_name = options->application_name != NULL ? sp_arena_strz(self->arena, options->application_name) : NULL;
-        self->options.connect_timeout_ms = options->connect_timeout_ms > 0 ? options->connect_timeout_ms : CONNECT_MS;
-        self->options.statement_timeout_ms = options->statement_timeout_ms > 0 ? options->statement_timeout_ms : STATEMENT_MS;
+        self->options.application_name = options->application_name != NULL
+                                             ? sp_arena_strz(self->arena, options->application_name)
+                                             : NULL;
+        self->options.connect_timeout_ms =
+            options->connect_timeout_ms > 0 ? options->connect_timeout_ms : CONNECT_MS;
+        self->options.statement_timeout_ms =
+            options->statement_timeout_ms > 0 ? options->statement_timeout_ms : STATEMENT_MS;
         self->tail = &self->head;
         snprintf(self->fault, sizeof self->fault, "not connected yet");
         if (sp_stmt_cache_init(&self->cache, options->cache > 0 ? options->cache : CACHE)) {
@@ -336,9 +355,12 @@ static void check_deadlines(sp_pipe_t *self, int64_t now)
             continue;
         sp_error_t err = f->err;
         if (err.code == 0 && f->request.read_only)
-            sp_error_set(&err, SP_E_DEADLINE_EXCEEDED, "the shard did not answer before the deadline");
+            sp_error_set(&err, SP_E_DEADLINE_EXCEEDED,
+                         "the shard did not answer before the deadline");
         else if (err.code == 0)
-            sp_error_set(&err, SP_E_OUTCOME_UNKNOWN, "the shard did not answer before the deadline; the transaction may still be committed");
+            sp_error_set(&err, SP_E_OUTCOME_UNKNOWN,
+                         "the shard did not answer before the deadline; the transaction may still "
+                         "be committed");
         sp_pipe_done_fn *done = f->request.done;
         f->request.done = NULL; // first: the callback's memory ends with it
         done(f->request.arg, &err, f->request.n);
@@ -409,14 +431,16 @@ static int send_statement(sp_pipe_t *self, const sp_pipe_statement_t *s, uint64_
     bool cached = strlen(s->sql) <= CACHED_SQL_MAX;
     uint64_t number = cached ? sp_stmt_cache_find(&self->cache, s->sql) : 0;
     *prepared = number;
-    if (number == 0 && cached && !sp_stmt_cache_full(&self->cache, 1) && (number = sp_stmt_cache_add(&self->cache, s->sql)) != 0) {
+    if (number == 0 && cached && !sp_stmt_cache_full(&self->cache, 1) &&
+        (number = sp_stmt_cache_add(&self->cache, s->sql)) != 0) {
         *prepared = number | MADE;
         if (PQsendPrepare(self->conn, sp_stmt_cache_name(number, name), s->sql, 0, NULL) != 1)
             return 0;
     }
     if (number == 0)
         return PQsendQueryParams(self->conn, s->sql, s->n_params, NULL, s->values, NULL, NULL, 0);
-    return PQsendQueryPrepared(self->conn, sp_stmt_cache_name(number, name), s->n_params, s->values, NULL, NULL, 0);
+    return PQsendQueryPrepared(self->conn, sp_stmt_cache_name(number, name), s->n_params, s->values,
+                               NULL, NULL, 0);
 }
 
 static int send_group(sp_pipe_t *self, const sp_pipe_request_t *request)
@@ -441,9 +465,13 @@ static int send_group(sp_pipe_t *self, const sp_pipe_request_t *request)
 static int empty_cache(sp_pipe_t *self)
 {
     static const sp_pipe_statement_t deallocate = {.sql = "DEALLOCATE ALL"};
-    sp_pipe_request_t request = {.statements = &deallocate, .n = 1, .deadline_mono_ms = INT64_MAX / 2};
+    sp_pipe_request_t request = {.statements = &deallocate,
+                                 .n = 1,
+                                 .deadline_mono_ms = INT64_MAX / 2};
     flight_t *f = flight_new(&request);
-    if (f == NULL || PQsendQueryParams(self->conn, deallocate.sql, 0, NULL, NULL, NULL, NULL, 0) != 1 || PQpipelineSync(self->conn) != 1) {
+    if (f == NULL ||
+        PQsendQueryParams(self->conn, deallocate.sql, 0, NULL, NULL, NULL, NULL, 0) != 1 ||
+        PQpipelineSync(self->conn) != 1) {
         if (f != NULL)
             free(f->prepared);
         free(f);
@@ -460,12 +488,15 @@ int sp_pipe_submit(sp_pipe_t *self, const sp_pipe_request_t *request, sp_error_t
         return sp_error_set(err, SP_E_UNAVAILABLE, "%s", self->fault);
     if (request->n == 0)
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a request without statements");
-    if ((sp_stmt_cache_full(&self->cache, request->n) && empty_cache(self) != 0) || send_group(self, request) != 0) {
+    if ((sp_stmt_cache_full(&self->cache, request->n) && empty_cache(self) != 0) ||
+        send_group(self, request) != 0) {
         // Part of a group may be in libpq's buffer, but no Sync: the server rolls it back when the connection ends.
         self->doomed = true;
-        return sp_error_set(err, SP_E_UNAVAILABLE, "the statement cannot be sent: %.200s", PQerrorMessage(self->conn));
+        return sp_error_set(err, SP_E_UNAVAILABLE, "the statement cannot be sent: %.200s",
+                            PQerrorMessage(self->conn));
     }
     int left = PQflush(self->conn);
-    self->want_write = left != 0; // a failure shows at the next ready or tick, never from inside this call
+    self->want_write =
+        left != 0; // a failure shows at the next ready or tick, never from inside this call
     return 0;
 }

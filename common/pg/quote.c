@@ -5,7 +5,8 @@
 #include "common/pg/pg.h"
 
 // text between two marks, the mark inside doubled; `escape` also doubles backslashes.
-static const char *quoted(sp_arena_t *arena, sp_str_t text, const char *open, char mark, bool escape)
+static const char *quoted(sp_arena_t *arena, sp_str_t text, const char *open, char mark,
+                          bool escape)
 {
     size_t extra = strlen(open) + 2;
     if (text.len > 0 && memchr(text.ptr, 0, text.len) != NULL)

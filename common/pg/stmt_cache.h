@@ -12,8 +12,8 @@ typedef struct sp_stmt_cache {
     struct sp_stmt_entry *slots; // open addressing; sql NULL: free
     size_t n_slots;              // power of two, at least twice the limit
     size_t limit;                // most statements on the server
-    size_t made;                 // statements made on the server since it was emptied, also forgotten ones
-    uint64_t next;               // number of the next name; never used twice on one connection
+    size_t made;   // statements made on the server since it was emptied, also forgotten ones
+    uint64_t next; // number of the next name; never used twice on one connection
 } sp_stmt_cache_t;
 
 bool sp_stmt_cache_init(sp_stmt_cache_t *self, size_t limit); // false without memory

@@ -14,11 +14,11 @@
 #include "services/router/pure_sql.h"
 
 enum {
-    DEADLINE_MS = 30000,       // unless told
+    DEADLINE_MS = 30000,        // unless told
     SESSION_TIMEOUT_MS = 30000, // statement_timeout of the connections
     PARK_BASE_MS = 5,
     PARK_CAP_MS = 100,
-    CONFLICTS = 8,             // serialization failures that are tried again
+    CONFLICTS = 8, // serialization failures that are tried again
 };
 
 // ---- the end
@@ -83,7 +83,8 @@ void execute_succeed(execution_t *e)
                                     .ring_version = e->ring_version,
                                     .has_ring_version = true,
                                     .results = {e->results.items, e->results.n},
-                                    .endpoint = e->on_replica ? SP_STR("replica") : SP_STR("primary"),
+                                    .endpoint =
+                                        e->on_replica ? SP_STR("replica") : SP_STR("primary"),
                                     .parked_ms = e->parked_ms,
                                     .has_parked_ms = true,
                                     .attempts = e->attempts,
@@ -107,7 +108,9 @@ void execute_park(execution_t *e, const sp_error_t *why, bool waits_for_ring, in
     if (now >= e->deadline_ms || r->n_parked >= (size_t)sp_config_int(r->config, "max_parked")) {
         sp_error_t err = *why;
         if (e->unknown)
-            sp_error_set(&err, SP_E_OUTCOME_UNKNOWN, "a commit was lost, and the idempotency key could not be looked up before the deadline");
+            sp_error_set(&err, SP_E_OUTCOME_UNKNOWN,
+                         "a commit was lost, and the idempotency key could not be looked up before "
+                         "the deadline");
         execute_fail(e, &err);
         return;
     }
@@ -146,7 +149,9 @@ void execute_tick(router_t *self)
         if (now >= e->deadline_ms) {
             sp_error_t err = e->last;
             if (e->unknown)
-                sp_error_set(&err, SP_E_OUTCOME_UNKNOWN, "a commit was lost, and the idempotency key could not be looked up before the deadline");
+                sp_error_set(&err, SP_E_OUTCOME_UNKNOWN,
+                             "a commit was lost, and the idempotency key could not be looked up "
+                             "before the deadline");
             execute_fail(e, &err);
         } else if (now >= e->wake_ms) {
             unpark(e);
@@ -170,14 +175,16 @@ void execute_stop(router_t *self)
     while (self->executions != NULL) {
         sp_error_t err = {0};
         execution_t *e = self->executions;
-        sp_error_set(&err, e->unknown ? SP_E_OUTCOME_UNKNOWN : SP_E_UNAVAILABLE, "the router is stopping");
+        sp_error_set(&err, e->unknown ? SP_E_OUTCOME_UNKNOWN : SP_E_UNAVAILABLE,
+                     "the router is stopping");
         execute_fail(e, &err);
     }
 }
 
 // ---- judging
 
-static void retry(execution_t *e, const sp_error_t *why, bool waits_for_ring, int64_t wait_ms, const char *cause)
+static void retry(execution_t *e, const sp_error_t *why, bool waits_for_ring, int64_t wait_ms,
+                  const char *cause)
 {
     sp_counter_add(sp_metric_with(e->router->metrics.retries, cause, NULL), 1);
     execute_park(e, why, waits_for_ring, wait_ms);
@@ -188,7 +195,8 @@ static bool ring_moved_on(const execution_t *e)
 {
     const sp_catalog_keyspace_view_t *k = NULL;
     int index = -1;
-    if (router_keyspace(e->router, e->keyspace, &k, NULL) != 0 || router_owner(k, e->hash, &index, NULL) != 0)
+    if (router_keyspace(e->router, e->keyspace, &k, NULL) != 0 ||
+        router_owner(k, e->hash, &index, NULL) != 0)
         return false;
     return !sp_str_eq(sp_ring_shard_id(k->ring, index), e->shard_id);
 }
@@ -201,9 +209,14 @@ static void judge_refusal(execution_t *e, const sp_error_t *err, int64_t stateme
     bool parsed = sp_refusal_parse(err->detail, &r);
     bool foreign = parsed && (r.null_key || (r.has_hash && r.hash != e->hash));
     bool moved = ring_moved_on(e);
-    sp_counter_add(sp_metric_with(e->router->metrics.refusals, parsed && r.in_transition ? "in_transition" : "not_owner", NULL), 1);
-    if (foreign && (r.null_key || (!r.in_transition && !moved && r.ring_version <= e->ring_version))) {
-        sp_error_set(&told, SP_E_KEY_MISMATCH, "a row is touched whose key does not live on the shard of key " SP_STR_FMT ": %.300s",
+    sp_counter_add(sp_metric_with(e->router->metrics.refusals,
+                                  parsed && r.in_transition ? "in_transition" : "not_owner", NULL),
+                   1);
+    if (foreign &&
+        (r.null_key || (!r.in_transition && !moved && r.ring_version <= e->ring_version))) {
+        sp_error_set(&told, SP_E_KEY_MISMATCH,
+                     "a row is touched whose key does not live on the shard of key " SP_STR_FMT
+                     ": %.300s",
                      SP_STR_ARG(e->key), err->text);
         memcpy(told.sqlstate, err->sqlstate, sizeof told.sqlstate);
         memcpy(told.detail, err->detail, sizeof told.detail);
@@ -211,16 +224,22 @@ static void judge_refusal(execution_t *e, const sp_error_t *err, int64_t stateme
         return;
     }
     if (parsed && r.in_transition)
-        sp_error_set(&told, SP_E_IN_TRANSITION, "the key is being moved; it did not open on its new shard before the deadline");
+        sp_error_set(&told, SP_E_IN_TRANSITION,
+                     "the key is being moved; it did not open on its new shard before the "
+                     "deadline");
     else
-        sp_error_set(&told, SP_E_NOT_OWNER, "shard " SP_STR_FMT " does not own the key any more, and no newer ring came before the deadline",
+        sp_error_set(&told, SP_E_NOT_OWNER,
+                     "shard " SP_STR_FMT
+                     " does not own the key any more, and no newer ring came before the deadline",
                      SP_STR_ARG(e->shard_id));
-    retry(e, &told, true, moved ? 0 : backoff(e), parsed && r.in_transition ? "in_transition" : "not_owner");
+    retry(e, &told, true, moved ? 0 : backoff(e),
+          parsed && r.in_transition ? "in_transition" : "not_owner");
 }
 
 void execute_judge(execution_t *e, const sp_error_t *err, size_t statement)
 {
-    int64_t place = statement >= e->first && statement < e->first + e->n ? (int64_t)(statement - e->first) : -1;
+    int64_t place =
+        statement >= e->first && statement < e->first + e->n ? (int64_t)(statement - e->first) : -1;
     if (strcmp(err->sqlstate, "SHP01") == 0) {
         judge_refusal(e, err, place);
     } else if (err->code == SP_E_UNAVAILABLE) {
@@ -228,7 +247,8 @@ void execute_judge(execution_t *e, const sp_error_t *err, size_t statement)
     } else if (err->code == SP_E_OUTCOME_UNKNOWN && e->idempotent) {
         e->unknown = true;
         retry(e, err, false, backoff(e), "outcome_unknown");
-    } else if ((strcmp(err->sqlstate, "40001") == 0 || strcmp(err->sqlstate, "40P01") == 0) && e->conflicts < CONFLICTS) {
+    } else if ((strcmp(err->sqlstate, "40001") == 0 || strcmp(err->sqlstate, "40P01") == 0) &&
+               e->conflicts < CONFLICTS) {
         e->conflicts++; // rolled back as a whole: the same again is safe
         retry(e, err, false, backoff(e), "conflict");
     } else {
@@ -255,10 +275,11 @@ static void on_done(void *arg, const sp_error_t *err, size_t statement)
         execute_judge(e, err, statement);
 }
 
-int execute_submit(execution_t *e, const sp_pipe_statement_t *statements, size_t n, bool read_only, sp_pipe_result_fn *on_result_or_null,
-                   sp_pipe_done_fn *done, sp_error_t *err)
+int execute_submit(execution_t *e, const sp_pipe_statement_t *statements, size_t n, bool read_only,
+                   sp_pipe_result_fn *on_result_or_null, sp_pipe_done_fn *done, sp_error_t *err)
 {
-    sp_pipe_request_t request = {statements, n, e->deadline_ms, read_only, on_result_or_null, done, e};
+    sp_pipe_request_t request = {statements, n, e->deadline_ms, read_only, on_result_or_null,
+                                 done,       e};
     return slot_submit(e->slot, &request, err);
 }
 
@@ -296,12 +317,15 @@ static size_t put_together(execution_t *e)
 static void no_connection(execution_t *e, const pool_t *pool)
 {
     sp_error_t err = {0};
-    const char *fault = pool != NULL ? pool_fault(pool) : "the router has no connection string for it";
+    const char *fault =
+        pool != NULL ? pool_fault(pool) : "the router has no connection string for it";
     if (fault[0] != 0) {
-        sp_error_set(&err, SP_E_UNAVAILABLE, "shard " SP_STR_FMT " is not reachable: %.300s", SP_STR_ARG(e->shard_id), fault);
+        sp_error_set(&err, SP_E_UNAVAILABLE, "shard " SP_STR_FMT " is not reachable: %.300s",
+                     SP_STR_ARG(e->shard_id), fault);
         execute_park(e, &err, false, backoff(e));
     } else {
-        sp_error_set(&err, SP_E_UNAVAILABLE, "all connections to shard " SP_STR_FMT " are busy", SP_STR_ARG(e->shard_id));
+        sp_error_set(&err, SP_E_UNAVAILABLE, "all connections to shard " SP_STR_FMT " are busy",
+                     SP_STR_ARG(e->shard_id));
         execute_park(e, &err, false, PARK_BASE_MS);
     }
 }
@@ -332,7 +356,8 @@ static void start(execution_t *e)
     sp_error_t err = {0};
     pool_t *pool = NULL;
     if (choose(e, &pool, &err) != 0 ||
-        results_reset(&e->results, e->n, (size_t)sp_config_int(e->router->config, "max_result_rows"),
+        results_reset(&e->results, e->n,
+                      (size_t)sp_config_int(e->router->config, "max_result_rows"),
                       (size_t)sp_config_int(e->router->config, "max_result_bytes"), &err) != 0) {
         execute_fail(e, &err);
         return;
@@ -358,7 +383,8 @@ static void start(execution_t *e)
 
 // ---- receipt
 
-static int convert(execution_t *e, size_t i, sp_str_t sql, const sp_value_t *params, size_t n, sp_error_t *err)
+static int convert(execution_t *e, size_t i, sp_str_t sql, const sp_value_t *params, size_t n,
+                   sp_error_t *err)
 {
     sp_arena_t *arena = e->request->arena;
     sql_class_t class = {0};
@@ -373,7 +399,8 @@ static int convert(execution_t *e, size_t i, sp_str_t sql, const sp_value_t *par
     if (values == NULL || e->statements[i].sql == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a request");
     if (e->eventual && (!class.read_keyword || e->n > 1))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "an eventual request is one read-only statement");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "an eventual request is one read-only statement");
     e->surely_reads = e->surely_reads && class.surely_reads;
     return 0;
 }
@@ -386,7 +413,8 @@ static int check(execution_t *e, sp_error_t *err)
     if (one == (m->statements.n > 0))
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "give either sql or statements");
     if (!one && m->params.n > 0)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "params belong to sql; each of statements has its own");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "params belong to sql; each of statements has its own");
     int rc = router_keyspace(e->router, e->keyspace, &k, err);
     if (rc == 0)
         rc = router_key(k, m->shard_key, e->request->arena, &e->key, &e->hash, err);
@@ -397,7 +425,8 @@ static int check(execution_t *e, sp_error_t *err)
     e->idempotent = m->idempotency_key.ptr != NULL;
     e->surely_reads = true;
     if (e->eventual && e->idempotent)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "an eventual request changes nothing and takes no idempotency_key");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "an eventual request changes nothing and takes no idempotency_key");
     if (e->idempotent && m->idempotency_key.len == 0)
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "idempotency_key is empty");
     e->statements = sp_arena_alloc(e->request->arena, e->n, sizeof *e->statements);
@@ -408,7 +437,8 @@ static int check(execution_t *e, sp_error_t *err)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a request");
     for (size_t i = 0; rc == 0 && i < e->n; i++)
         rc = one ? convert(e, 0, m->sql, m->params.items, m->params.n, err)
-                 : convert(e, i, m->statements.items[i].sql, m->statements.items[i].params.items, m->statements.items[i].params.n, err);
+                 : convert(e, i, m->statements.items[i].sql, m->statements.items[i].params.items,
+                           m->statements.items[i].params.n, err);
     if (rc == 0 && e->idempotent)
         rc = idempotency_hash(m, e->body_hash, err);
     return rc;
@@ -427,10 +457,12 @@ void execute_handle(router_t *self, sp_request_t *request)
     e->request = request;
     e->message = request->body;
     e->keyspace = e->message->keyspace;
-    e->deadline_ms = sp_clock_mono_ms() + (e->message->has_deadline_ms ? e->message->deadline_ms : DEADLINE_MS);
+    e->deadline_ms =
+        sp_clock_mono_ms() + (e->message->has_deadline_ms ? e->message->deadline_ms : DEADLINE_MS);
     if (request->deadline_mono_ms < e->deadline_ms)
         e->deadline_ms = request->deadline_mono_ms;
-    sp_error_set(&e->last, SP_E_DEADLINE_EXCEEDED, "the deadline passed before the request was tried");
+    sp_error_set(&e->last, SP_E_DEADLINE_EXCEEDED,
+                 "the deadline passed before the request was tried");
     e->next = self->executions;
     e->link = &self->executions;
     if (e->next != NULL)

@@ -8,7 +8,11 @@
 
 enum { EXECUTE_HASH = 33 };
 
-typedef enum { STEP_RUN, STEP_COMMIT, STEP_LOOKUP } step_t; // the last two only with an idempotency key
+typedef enum {
+    STEP_RUN,
+    STEP_COMMIT,
+    STEP_LOOKUP
+} step_t; // the last two only with an idempotency key
 
 struct execution {
     execution_t *next, **link;       // in the router's list
@@ -26,27 +30,27 @@ struct execution {
     bool surely_reads;               // losing it changes nothing
     results_t results;               // of this attempt
     // this attempt
-    step_t step;                     // what is on the connection
-    sp_pipe_statement_t *sent;       // statements of the group, ours among them; room for n + 3
-    const char **ours;               // parameters of ours; room for 6
-    char timeout[16];                // one of them
-    size_t first;                    // place of the client's first one in it
-    slot_t *slot;                    // connection; held over several groups with an idempotency key
-    sp_str_t shard_id;               // where; in the request's arena
-    int64_t ring_version;            // of the ring that chose it
-    bool on_replica;                 // endpoint
+    step_t step;               // what is on the connection
+    sp_pipe_statement_t *sent; // statements of the group, ours among them; room for n + 3
+    const char **ours;         // parameters of ours; room for 6
+    char timeout[16];          // one of them
+    size_t first;              // place of the client's first one in it
+    slot_t *slot;              // connection; held over several groups with an idempotency key
+    sp_str_t shard_id;         // where; in the request's arena
+    int64_t ring_version;      // of the ring that chose it
+    bool on_replica;           // endpoint
     // between attempts
-    bool parked;                     // waits
-    bool waits_for_ring;             // a newer ring ends it
-    int64_t wake_ms;                 // monotonic
-    int64_t parked_since_ms;         // monotonic
-    int64_t parked_ms;               // in all
-    int attempts;                    // started
-    int backoff;                     // times parked for the same cause
-    int conflicts;                   // serialization failures
-    sp_error_t last;                 // why it was parked
-    bool unknown;                    // a COMMIT was lost; the idempotency key decides
-    char body_hash[EXECUTE_HASH];    // with an idempotency key
+    bool parked;                  // waits
+    bool waits_for_ring;          // a newer ring ends it
+    int64_t wake_ms;              // monotonic
+    int64_t parked_since_ms;      // monotonic
+    int64_t parked_ms;            // in all
+    int attempts;                 // started
+    int backoff;                  // times parked for the same cause
+    int conflicts;                // serialization failures
+    sp_error_t last;              // why it was parked
+    bool unknown;                 // a COMMIT was lost; the idempotency key decides
+    char body_hash[EXECUTE_HASH]; // with an idempotency key
 };
 
 void execute_handle(router_t *self, sp_request_t *request);
@@ -58,12 +62,12 @@ void execute_wake(router_t *self, bool ring);
 void execute_stop(router_t *self);
 
 // For idempotency.c
-int execute_submit(execution_t *e, const sp_pipe_statement_t *statements, size_t n, bool read_only, sp_pipe_result_fn *on_result,
-                   sp_pipe_done_fn *done, sp_error_t *err);
+int execute_submit(execution_t *e, const sp_pipe_statement_t *statements, size_t n, bool read_only,
+                   sp_pipe_result_fn *on_result, sp_pipe_done_fn *done, sp_error_t *err);
 void execute_judge(execution_t *e, const sp_error_t *err, size_t statement); // an attempt failed
-void execute_succeed(execution_t *e);                                         // it is committed: answers with results
-void execute_fail(execution_t *e, const sp_error_t *err);                     // answers
+void execute_succeed(execution_t *e);                     // it is committed: answers with results
+void execute_fail(execution_t *e, const sp_error_t *err); // answers
 void execute_park(execution_t *e, const sp_error_t *why, bool waits_for_ring, int64_t wait_ms);
-void execute_finish(execution_t *e, int code);                                // bookkeeping and memory; the request is answered
+void execute_finish(execution_t *e, int code); // bookkeeping and memory; the request is answered
 
 #endif

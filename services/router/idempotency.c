@@ -20,7 +20,8 @@ int idempotency_hash(const sp_msg_execute_t *message, char out[EXECUTE_HASH], sp
     int rc = sp_wire_encode_msgpack(&sp_schema_execute, &bare, &buf, err);
     // Two hashes of different starts: against a client's slip, not against a forger, whose own key it is.
     if (rc == 0)
-        snprintf(out, EXECUTE_HASH, "%016" PRIx64 "%016" PRIx64, (uint64_t)sp_key_hash(buf.data, buf.len),
+        snprintf(out, EXECUTE_HASH, "%016" PRIx64 "%016" PRIx64,
+                 (uint64_t)sp_key_hash(buf.data, buf.len),
                  (uint64_t)sp_key_hash(buf.data + 1, buf.len - 1));
     sp_buf_free(&buf);
     return rc;
@@ -40,7 +41,8 @@ static void roll_back(execution_t *e)
 {
     static const sp_pipe_statement_t rollback = {"ROLLBACK", 0, NULL};
     slot_t *slot = e->slot;
-    sp_pipe_request_t request = {&rollback, 1, e->deadline_ms + 60000, true, NULL, on_rolled_back, slot};
+    sp_pipe_request_t request = {&rollback,      1,   e->deadline_ms + 60000, true, NULL,
+                                 on_rolled_back, slot};
     e->slot = NULL;
     if (slot_submit(slot, &request, NULL) != 0)
         slot_release(slot);
@@ -68,14 +70,18 @@ static void answer_stored(execution_t *e)
     const sp_value_t *row = item->rows.n == 1 ? &item->rows.items[0] : NULL;
     sp_msg_execute_reply_t *reply = NULL;
     if (row == NULL || row->u.list.n != 2) {
-        sp_error_set(&err, SP_E_UNAVAILABLE, "the first request with this idempotency key has vanished");
+        sp_error_set(&err, SP_E_UNAVAILABLE,
+                     "the first request with this idempotency key has vanished");
         execute_judge(e, &err, 0); // moved away meanwhile: again from the start
         return;
     }
     if (!sp_str_eqz(row->u.list.items[0].u.s, e->body_hash))
-        sp_error_set(&err, SP_E_IDEMPOTENCY_MISMATCH, "the idempotency key was used before with another request");
-    else if (row->u.list.items[1].kind != SP_VALUE_BYTES || (reply = sp_arena_alloc(e->request->arena, 1, sizeof *reply)) == NULL ||
-             sp_wire_decode_msgpack(&sp_schema_execute_reply, row->u.list.items[1].u.s.ptr, row->u.list.items[1].u.s.len, e->request->arena, reply,
+        sp_error_set(&err, SP_E_IDEMPOTENCY_MISMATCH,
+                     "the idempotency key was used before with another request");
+    else if (row->u.list.items[1].kind != SP_VALUE_BYTES ||
+             (reply = sp_arena_alloc(e->request->arena, 1, sizeof *reply)) == NULL ||
+             sp_wire_decode_msgpack(&sp_schema_execute_reply, row->u.list.items[1].u.s.ptr,
+                                    row->u.list.items[1].u.s.len, e->request->arena, reply,
                                     &err) != 0)
         sp_error_set(&err, SP_E_INTERNAL, "the stored reply cannot be read");
     if (err.code != 0) {
@@ -98,7 +104,8 @@ static void on_looked_up(void *arg, const sp_error_t *err, size_t statement)
 
 static void look_up(execution_t *e)
 {
-    static const char sql[] = "SELECT body_hash, reply FROM shardplane.requests WHERE key = $1 AND request_id = $2";
+    static const char sql[] =
+        "SELECT body_hash, reply FROM shardplane.requests WHERE key = $1 AND request_id = $2";
     sp_error_t err = {0};
     const char **values = e->ours; // key, request id, hash, keyspace, key
     sp_pipe_statement_t *s = e->sent;
@@ -129,20 +136,30 @@ static void on_committed(void *arg, const sp_error_t *err, size_t statement)
 // Stores the reply beside the rows, and commits both.
 static void commit(execution_t *e)
 {
-    static const char sql[] = "UPDATE shardplane.requests SET reply = $3 WHERE key = $1 AND request_id = $2";
+    static const char sql[] =
+        "UPDATE shardplane.requests SET reply = $3 WHERE key = $1 AND request_id = $2";
     sp_arena_t *arena = e->request->arena;
     sp_error_t err = {0};
     sp_buf_t buf = SP_BUF_INIT;
-    sp_msg_execute_reply_t reply = {.shard_id = e->shard_id, .ring_version = e->ring_version, .has_ring_version = true,
-                                    .results = {e->results.items, e->results.n}, .endpoint = SP_STR("primary"), .parked_ms = e->parked_ms,
-                                    .has_parked_ms = true, .attempts = e->attempts, .has_attempts = true};
+    sp_msg_execute_reply_t reply = {.shard_id = e->shard_id,
+                                    .ring_version = e->ring_version,
+                                    .has_ring_version = true,
+                                    .results = {e->results.items, e->results.n},
+                                    .endpoint = SP_STR("primary"),
+                                    .parked_ms = e->parked_ms,
+                                    .has_parked_ms = true,
+                                    .attempts = e->attempts,
+                                    .has_attempts = true};
     const char **values = e->ours; // key, request id; the hash makes room for the reply
     sp_pipe_statement_t *s = e->sent;
     int rc = results_check(&e->results, &err);
     if (rc == 0)
         rc = sp_wire_encode_msgpack(&sp_schema_execute_reply, &reply, &buf, &err);
     if (rc == 0 && buf.len > STORED_MAX)
-        sp_error_set(&err, SP_E_TOO_LARGE, "the reply to a request with an idempotency key is over %d bytes; nothing was changed", STORED_MAX);
+        sp_error_set(&err, SP_E_TOO_LARGE,
+                     "the reply to a request with an idempotency key is over %d bytes; nothing was "
+                     "changed",
+                     STORED_MAX);
     sp_value_t bytes = {.kind = SP_VALUE_BYTES, .u.s = {buf.data, buf.len}};
     if (err.code == 0)
         value_to_text(&bytes, arena, &values[2], &err);
@@ -196,11 +213,13 @@ static void on_run(void *arg, const sp_error_t *err, size_t statement)
 
 int idempotency_start(execution_t *e, sp_error_t *err)
 {
-    static const char insert_sql[] = "INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ($1, $2, $3)";
+    static const char insert_sql[] =
+        "INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ($1, $2, $3)";
     const char **values = e->ours;
     sp_pipe_statement_t *s = e->sent;
     size_t n = 0;
-    if (values[1] == NULL && (values[1] = sp_arena_cstr(e->request->arena, e->message->idempotency_key)) == NULL) {
+    if (values[1] == NULL &&
+        (values[1] = sp_arena_cstr(e->request->arena, e->message->idempotency_key)) == NULL) {
         no_memory(err);
         return SP_E_OUT_OF_MEMORY;
     }

@@ -6,12 +6,37 @@
 #include "services/router/router.h"
 
 static const sp_option_t rows[] = {
-    {.name = "pool_size", .type = SP_OPT_INT, .def = "8", .min = 1, .max = 256, .help = "most connections to each shard's primary and each replica"},
-    {.name = "pipeline_depth", .type = SP_OPT_INT, .def = "16", .min = 1, .max = 1024, .help = "most requests in flight on one connection"},
-    {.name = "max_parked", .type = SP_OPT_INT, .def = "10000", .min = 0, .max = 65536,
-     .help = "most requests that wait for a key that is being moved, or for a shard; more are told to come again"},
-    {.name = "max_result_rows", .type = SP_OPT_INT, .def = "100000", .min = 1, .max = 100000, .help = "most rows of all results of a request"},
-    {.name = "max_result_bytes", .type = SP_OPT_INT, .def = "8388608", .min = 1024, .max = 15728640, .help = "most bytes of them"},
+    {.name = "pool_size",
+     .type = SP_OPT_INT,
+     .def = "8",
+     .min = 1,
+     .max = 256,
+     .help = "most connections to each shard's primary and each replica"},
+    {.name = "pipeline_depth",
+     .type = SP_OPT_INT,
+     .def = "16",
+     .min = 1,
+     .max = 1024,
+     .help = "most requests in flight on one connection"},
+    {.name = "max_parked",
+     .type = SP_OPT_INT,
+     .def = "10000",
+     .min = 0,
+     .max = 65536,
+     .help = "most requests that wait for a key that is being moved, or for a shard; more are told "
+             "to come again"},
+    {.name = "max_result_rows",
+     .type = SP_OPT_INT,
+     .def = "100000",
+     .min = 1,
+     .max = 100000,
+     .help = "most rows of all results of a request"},
+    {.name = "max_result_bytes",
+     .type = SP_OPT_INT,
+     .def = "8388608",
+     .min = 1024,
+     .max = 15728640,
+     .help = "most bytes of them"},
 };
 
 int main(int argc, char **argv)
@@ -19,7 +44,8 @@ int main(int argc, char **argv)
     sp_error_t err = {0};
     sp_config_t *config = NULL;
     bool done = false;
-    if (sp_config_load(&config, "router", rows, sizeof rows / sizeof rows[0], argc, argv, &done, &err) != 0) {
+    if (sp_config_load(&config, "router", rows, sizeof rows / sizeof rows[0], argc, argv, &done,
+                       &err) != 0) {
         fprintf(stderr, "router: %s\n", err.text);
         return 2;
     }
@@ -27,7 +53,8 @@ int main(int argc, char **argv)
         sp_config_destroy(&config);
         return 0;
     }
-    sp_log_setup("router", sp_config_str(config, "service_id"), sp_config_str(config, "log_level"), sp_config_str(config, "log_format"));
+    sp_log_setup("router", sp_config_str(config, "service_id"), sp_config_str(config, "log_level"),
+                 sp_config_str(config, "log_format"));
     int rc = sp_failpoint_setup(&err);
     if (rc == 0)
         rc = router_run(config, &err);

@@ -23,6 +23,7 @@ typedef struct router_metrics {
 int router_metrics_open(router_metrics_t *self, const char *service_id, sp_error_t *err);
 void router_metrics_close(router_metrics_t *self);
 // A request was answered. code 0 or negative; received_us as in sp_request_t.
-void router_metrics_answered(router_metrics_t *self, const char *message, int code, int64_t received_us);
+void router_metrics_answered(router_metrics_t *self, const char *message, int code,
+                             int64_t received_us);
 
 #endif

@@ -11,12 +11,12 @@
 enum { WARM = 2, RETIRE_MS = 30000 };
 
 struct slot {
-    pool_t *pool;      // owner
-    sp_pipe_t *pipe;   // connection
-    int fd;            // registered with the loop, -1: none
-    bool writing;      // registered for writing too
-    bool alone;        // given out for a transaction of several steps
-    bool was_up;       // at the last look
+    pool_t *pool;    // owner
+    sp_pipe_t *pipe; // connection
+    int fd;          // registered with the loop, -1: none
+    bool writing;    // registered for writing too
+    bool alone;      // given out for a transaction of several steps
+    bool was_up;     // at the last look
 };
 
 struct pool {
@@ -98,7 +98,8 @@ bool slot_up(const slot_t *self)
 static void slot_open(slot_t *self)
 {
     const pools_options_t *o = &self->pool->owner->options;
-    sp_pipe_options_t options = {.application_name = o->application_name, .read_only = self->pool->replica >= 0};
+    sp_pipe_options_t options = {.application_name = o->application_name,
+                                 .read_only = self->pool->replica >= 0};
     sp_error_t err = {0};
     if (self->pipe != NULL || !self->pool->usable)
         return;
@@ -151,7 +152,8 @@ static pool_t *pool_new(shard_pools_t *owner, sp_str_t shard_id, int replica, sp
         self->slots[i] = (slot_t){.pool = self, .fd = -1};
     sp_str_t clear = {NULL, 0};
     sp_error_t err = {0};
-    if (sp_seal_decrypt(owner->options.seal, sealed, self->arena, &clear, &err) == 0 && sp_dsn_parse(clear, self->arena, &self->dsn, &err) == 0)
+    if (sp_seal_decrypt(owner->options.seal, sealed, self->arena, &clear, &err) == 0 &&
+        sp_dsn_parse(clear, self->arena, &self->dsn, &err) == 0)
         self->usable = true;
     else
         sp_log(SP_LOG_ERROR, "POOL-DSN-UNUSABLE", "shard", self->shard_id, "error", err.text, NULL);
@@ -207,7 +209,8 @@ const char *pool_fault(const pool_t *self)
 static bool pool_idle(const pool_t *self)
 {
     for (size_t i = 0; i < self->owner->options.pool_size; i++)
-        if (self->slots[i].pipe != NULL && (sp_pipe_depth(self->slots[i].pipe) > 0 || self->slots[i].alone))
+        if (self->slots[i].pipe != NULL &&
+            (sp_pipe_depth(self->slots[i].pipe) > 0 || self->slots[i].alone))
             return false;
     return true;
 }
@@ -225,8 +228,9 @@ static bool pool_tick(pool_t *self)
         slot_watch(s);
         bool up = sp_pipe_up(s->pipe);
         if (up != s->was_up && (up || i == 0))
-            sp_log(up ? SP_LOG_DEBUG : SP_LOG_WARN, up ? "POOL-UP" : "POOL-DOWN", "shard", self->shard_id, "endpoint",
-                   self->replica < 0 ? "primary" : "replica", "error", up ? NULL : sp_pipe_fault(s->pipe), NULL);
+            sp_log(up ? SP_LOG_DEBUG : SP_LOG_WARN, up ? "POOL-UP" : "POOL-DOWN", "shard",
+                   self->shard_id, "endpoint", self->replica < 0 ? "primary" : "replica", "error",
+                   up ? NULL : sp_pipe_fault(s->pipe), NULL);
         room = room || (up && !s->was_up);
         s->was_up = up;
     }
@@ -260,7 +264,8 @@ void pools_destroy(shard_pools_t **self_p)
 static void keep_or_open(shard_pools_t *self, sp_str_t shard_id, int replica, sp_str_t sealed)
 {
     for (pool_t *p = self->first; p != NULL; p = p->next)
-        if (p->retired_ms == 0 && p->replica == replica && sp_str_eqz(shard_id, p->shard_id) && sp_str_eqz(sealed, p->sealed)) {
+        if (p->retired_ms == 0 && p->replica == replica && sp_str_eqz(shard_id, p->shard_id) &&
+            sp_str_eqz(sealed, p->sealed)) {
             p->kept = true;
             return;
         }
@@ -278,7 +283,8 @@ void pools_update(shard_pools_t *self, const sp_catalog_t *catalog)
         p->kept = false;
     for (size_t i = 0; i < catalog->n_shards; i++) {
         const sp_msg_catalog_shard_t *s = catalog->shards[i].shard;
-        if (s->primary.len == 0 || s->status == SP_SHARD_STATUS_REGISTERING || s->status == SP_SHARD_STATUS_DELETING)
+        if (s->primary.len == 0 || s->status == SP_SHARD_STATUS_REGISTERING ||
+            s->status == SP_SHARD_STATUS_DELETING)
             continue;
         keep_or_open(self, s->id, -1, s->primary);
         for (size_t r = 0; r < s->replicas.n; r++)
@@ -320,7 +326,8 @@ pool_t *pools_replica(shard_pools_t *self, sp_str_t shard_id)
     pool_t *chosen = NULL;
     uint32_t n = 0;
     for (pool_t *p = self->first; p != NULL; p = p->next)
-        if (p->retired_ms == 0 && p->replica >= 0 && sp_str_eqz(shard_id, p->shard_id) && pool_fault(p)[0] == 0 && sp_random_below(++n) == 0)
+        if (p->retired_ms == 0 && p->replica >= 0 && sp_str_eqz(shard_id, p->shard_id) &&
+            pool_fault(p)[0] == 0 && sp_random_below(++n) == 0)
             chosen = p; // each with the same chance
     return chosen;
 }
@@ -338,8 +345,11 @@ void pools_measure(shard_pools_t *self, router_metrics_t *metrics)
         const char *endpoint = p->replica < 0 ? "primary" : "replica";
         if (p->retired_ms != 0)
             continue;
-        sp_gauge_set(sp_metric_with(metrics->connections, p->shard_id, endpoint, "up", NULL), (double)up);
-        sp_gauge_set(sp_metric_with(metrics->connections, p->shard_id, endpoint, "down", NULL), (double)down);
-        sp_gauge_set(sp_metric_with(metrics->flights, p->shard_id, endpoint, NULL), (double)flights);
+        sp_gauge_set(sp_metric_with(metrics->connections, p->shard_id, endpoint, "up", NULL),
+                     (double)up);
+        sp_gauge_set(sp_metric_with(metrics->connections, p->shard_id, endpoint, "down", NULL),
+                     (double)down);
+        sp_gauge_set(sp_metric_with(metrics->flights, p->shard_id, endpoint, NULL),
+                     (double)flights);
     }
 }

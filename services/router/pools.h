@@ -40,7 +40,7 @@ pool_t *pools_replica(shard_pools_t *self, sp_str_t shard_id);
 slot_t *pool_pick(pool_t *self, bool alone);
 const char *pool_fault(const pool_t *self); // why no connection is up; "" when one is
 int slot_submit(slot_t *self, const sp_pipe_request_t *request, sp_error_t *err);
-void slot_release(slot_t *self);            // ends `alone`
+void slot_release(slot_t *self); // ends `alone`
 bool slot_up(const slot_t *self);
 
 #endif

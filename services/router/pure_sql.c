@@ -6,10 +6,11 @@
 typedef enum { END, WORD, QUOTED, STRING, SEMICOLON, OPEN, CLOSE, OTHER } kind_t;
 
 typedef struct lexer {
-    sp_str_t sql;   // text
-    size_t at;      // next byte
-    kind_t kind;    // of the current token
-    char word[64];  // WORD, QUOTED: its text, WORD in lower case, cut at 63 bytes like PostgreSQL's names
+    sp_str_t sql; // text
+    size_t at;    // next byte
+    kind_t kind;  // of the current token
+    char word
+        [64]; // WORD, QUOTED: its text, WORD in lower case, cut at 63 bytes like PostgreSQL's names
 } lexer_t;
 
 static int peek(const lexer_t *l, size_t ahead)
@@ -105,7 +106,8 @@ static void take_word(lexer_t *l)
     l->kind = WORD;
     // E'', B'', X'', N'', U&'' and U&"": the letter belongs to the literal.
     int quote = peek(l, 0) == '&' && strcmp(l->word, "u") == 0 ? peek(l, 1) : peek(l, 0);
-    if (n != 1 || strchr("ebxnu", l->word[0]) == NULL || (quote != '\'' && !(quote == '"' && l->word[0] == 'u')))
+    if (n != 1 || strchr("ebxnu", l->word[0]) == NULL ||
+        (quote != '\'' && !(quote == '"' && l->word[0] == 'u')))
         return;
     bool escapes = l->word[0] == 'e';
     if (l->word[0] == 'u' && peek(l, 0) != '&')
@@ -148,32 +150,127 @@ static bool in_list(const char *word, const char *const *list)
     return false;
 }
 
-static const char *const first_words[] = {"select", "insert", "update", "delete", "merge", "with", "values", "table", NULL};
+static const char *const first_words[] = {"select", "insert", "update", "delete", "merge",
+                                          "with",   "values", "table",  NULL};
 static const char *const writing_words[] = {"insert", "update", "delete", "merge", NULL};
 // They outlive the transaction, and would act on whoever uses the connection next.
-static const char *const session_functions[] = {"set_config", "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock",
-                                                "pg_try_advisory_lock_shared", "pg_advisory_unlock", "pg_advisory_unlock_shared",
-                                                "pg_advisory_unlock_all", NULL};
+static const char *const session_functions[] = {"set_config",
+                                                "pg_advisory_lock",
+                                                "pg_advisory_lock_shared",
+                                                "pg_try_advisory_lock",
+                                                "pg_try_advisory_lock_shared",
+                                                "pg_advisory_unlock",
+                                                "pg_advisory_unlock_shared",
+                                                "pg_advisory_unlock_all",
+                                                NULL};
 // Words before ( that call nothing, and functions that change nothing. All else may write.
-static const char *const harmless[] = {
-    "abs", "all", "and", "any", "array", "array_agg", "array_length", "as", "avg", "between", "bigint", "bool_and", "bool_or", "by", "case", "cast",
-    "ceil", "char", "coalesce", "concat", "count", "date_trunc", "distinct", "else", "except", "exists", "extract", "filter", "floor", "from",
-    "generate_series", "greatest", "grouping", "hashtextextended", "having", "ilike", "in", "intersect", "interval", "is", "join", "json_agg",
-    "json_build_object", "jsonb_agg", "jsonb_build_object", "lateral", "least", "left", "length", "like", "limit", "lower", "max", "md5", "min",
-    "mod", "not", "now", "nullif", "numeric", "offset", "on", "or", "over", "partition", "position", "replace", "right", "round", "row",
-    "row_number", "select", "set", "sets", "some", "string_agg", "substr", "substring", "sum", "then", "to_char", "trim", "union", "upper", "using",
-    "values", "varchar", "when", "where", "with", "within", NULL};
+static const char *const harmless[] = {"abs",
+                                       "all",
+                                       "and",
+                                       "any",
+                                       "array",
+                                       "array_agg",
+                                       "array_length",
+                                       "as",
+                                       "avg",
+                                       "between",
+                                       "bigint",
+                                       "bool_and",
+                                       "bool_or",
+                                       "by",
+                                       "case",
+                                       "cast",
+                                       "ceil",
+                                       "char",
+                                       "coalesce",
+                                       "concat",
+                                       "count",
+                                       "date_trunc",
+                                       "distinct",
+                                       "else",
+                                       "except",
+                                       "exists",
+                                       "extract",
+                                       "filter",
+                                       "floor",
+                                       "from",
+                                       "generate_series",
+                                       "greatest",
+                                       "grouping",
+                                       "hashtextextended",
+                                       "having",
+                                       "ilike",
+                                       "in",
+                                       "intersect",
+                                       "interval",
+                                       "is",
+                                       "join",
+                                       "json_agg",
+                                       "json_build_object",
+                                       "jsonb_agg",
+                                       "jsonb_build_object",
+                                       "lateral",
+                                       "least",
+                                       "left",
+                                       "length",
+                                       "like",
+                                       "limit",
+                                       "lower",
+                                       "max",
+                                       "md5",
+                                       "min",
+                                       "mod",
+                                       "not",
+                                       "now",
+                                       "nullif",
+                                       "numeric",
+                                       "offset",
+                                       "on",
+                                       "or",
+                                       "over",
+                                       "partition",
+                                       "position",
+                                       "replace",
+                                       "right",
+                                       "round",
+                                       "row",
+                                       "row_number",
+                                       "select",
+                                       "set",
+                                       "sets",
+                                       "some",
+                                       "string_agg",
+                                       "substr",
+                                       "substring",
+                                       "sum",
+                                       "then",
+                                       "to_char",
+                                       "trim",
+                                       "union",
+                                       "upper",
+                                       "using",
+                                       "values",
+                                       "varchar",
+                                       "when",
+                                       "where",
+                                       "with",
+                                       "within",
+                                       NULL};
 
 static int refuse_first(const lexer_t *l, sp_error_t *err)
 {
-    static const char *const transaction[] = {"begin", "commit", "rollback", "start", "end", "abort", "savepoint", "release", "prepare", NULL};
+    static const char *const transaction[] = {"begin", "commit",    "rollback", "start",   "end",
+                                              "abort", "savepoint", "release",  "prepare", NULL};
     if (l->kind == END)
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "the statement is empty");
     if (l->kind == WORD && in_list(l->word, transaction))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "%s is not allowed: a request is always exactly one transaction; send its statements as one array",
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "%s is not allowed: a request is always exactly one transaction; send "
+                            "its statements as one array",
                             l->word);
     return sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                        "a statement starts with SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES, TABLE or EXPLAIN; run all else directly on the shards");
+                        "a statement starts with SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, "
+                        "VALUES, TABLE or EXPLAIN; run all else directly on the shards");
 }
 
 // Moves behind EXPLAIN and its options, to the first word of what it explains.
@@ -190,7 +287,8 @@ static void skip_explain(lexer_t *l)
         next(l);
         return;
     }
-    while (l->kind == WORD && (strcmp(l->word, "analyze") == 0 || strcmp(l->word, "analyse") == 0 || strcmp(l->word, "verbose") == 0))
+    while (l->kind == WORD && (strcmp(l->word, "analyze") == 0 || strcmp(l->word, "analyse") == 0 ||
+                               strcmp(l->word, "verbose") == 0))
         next(l);
 }
 
@@ -204,16 +302,21 @@ static int scan_rest(lexer_t *l, sql_class_t *c, sp_error_t *err)
         if (l->kind == SEMICOLON) {
             next(l);
             if (l->kind != END)
-                return sp_error_set(err, SP_E_INVALID_ARGUMENT, "one statement each: send several as an array");
+                return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                    "one statement each: send several as an array");
             return 0;
         }
         if (l->kind == WORD && in_list(l->word, writing_words))
             c->read_keyword = false;
-        if (l->kind == WORD && strcmp(l->word, "into") == 0 && strcmp(before, "insert") != 0 && strcmp(before, "merge") != 0)
-            return sp_error_set(err, SP_E_INVALID_ARGUMENT, "SELECT INTO makes a table: run it directly on the shards");
+        if (l->kind == WORD && strcmp(l->word, "into") == 0 && strcmp(before, "insert") != 0 &&
+            strcmp(before, "merge") != 0)
+            return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                "SELECT INTO makes a table: run it directly on the shards");
         if ((l->kind == WORD || l->kind == QUOTED) && in_list(l->word, session_functions))
-            return sp_error_set(err, SP_E_INVALID_ARGUMENT, "%s changes the session, which is shared by all requests", l->word);
-        bool was_name = l->kind == WORD || l->kind == QUOTED, known = l->kind == WORD && in_list(l->word, harmless);
+            return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                "%s changes the session, which is shared by all requests", l->word);
+        bool was_name = l->kind == WORD || l->kind == QUOTED,
+             known = l->kind == WORD && in_list(l->word, harmless);
         memcpy(before, l->kind == WORD ? l->word : "", l->kind == WORD ? strlen(l->word) + 1 : 1);
         if (was_name && !known) {
             lexer_t ahead = *l;

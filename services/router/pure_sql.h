@@ -9,7 +9,8 @@
 #include "common/base/str.h"
 
 typedef struct sql_class {
-    bool read_keyword; // it starts with a word that can only read (SELECT, VALUES, TABLE, EXPLAIN, WITH without a writing word)
+    bool
+        read_keyword; // it starts with a word that can only read (SELECT, VALUES, TABLE, EXPLAIN, WITH without a writing word)
     bool surely_reads; // and calls no function that is not known to be harmless
 } sql_class_t;
 

@@ -19,32 +19,41 @@ static ring_seen_t *find(const ring_versions_t *self, sp_str_t keyspace)
     return NULL;
 }
 
-int ring_versions_check_generation(const ring_versions_t *self, sp_str_t cluster_id, int64_t generation, sp_error_t *err)
+int ring_versions_check_generation(const ring_versions_t *self, sp_str_t cluster_id,
+                                   int64_t generation, sp_error_t *err)
 {
     if (generation <= 0)
-        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "the catalog has no generation: no manager has made it yet, or it was emptied");
+        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
+                            "the catalog has no generation: no manager has made it yet, or it was "
+                            "emptied");
     if (self->generation == 0)
         return 0;
     if (!sp_str_eqz(cluster_id, self->cluster_id))
-        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "the catalog is of another cluster than before");
+        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
+                            "the catalog is of another cluster than before");
     if (generation < self->generation)
-        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "the catalog's generation went back from %" PRId64 " to %" PRId64, self->generation,
-                            generation);
+        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
+                            "the catalog's generation went back from %" PRId64 " to %" PRId64,
+                            self->generation, generation);
     return 0;
 }
 
-int ring_versions_check_ring(const ring_versions_t *self, sp_str_t keyspace, int64_t create_revision, int64_t version, sp_error_t *err)
+int ring_versions_check_ring(const ring_versions_t *self, sp_str_t keyspace,
+                             int64_t create_revision, int64_t version, sp_error_t *err)
 {
     const ring_seen_t *seen = find(self, keyspace);
     if (seen == NULL || seen->create_revision < create_revision)
         return 0;
     if (seen->create_revision > create_revision || version < seen->version)
-        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "the ring of keyspace " SP_STR_FMT " went back from version %" PRId64 " to %" PRId64,
+        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
+                            "the ring of keyspace " SP_STR_FMT " went back from version %" PRId64
+                            " to %" PRId64,
                             SP_STR_ARG(keyspace), seen->version, version);
     return 0;
 }
 
-int ring_versions_keep(ring_versions_t *self, sp_str_t cluster_id, int64_t generation, sp_error_t *err)
+int ring_versions_keep(ring_versions_t *self, sp_str_t cluster_id, int64_t generation,
+                       sp_error_t *err)
 {
     if (cluster_id.len >= sizeof self->cluster_id)
         return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "the catalog's cluster id is too long");
@@ -56,7 +65,8 @@ int ring_versions_keep(ring_versions_t *self, sp_str_t cluster_id, int64_t gener
     return 0;
 }
 
-int ring_versions_keep_ring(ring_versions_t *self, sp_str_t keyspace, int64_t create_revision, int64_t version, sp_error_t *err)
+int ring_versions_keep_ring(ring_versions_t *self, sp_str_t keyspace, int64_t create_revision,
+                            int64_t version, sp_error_t *err)
 {
     ring_seen_t *seen = find(self, keyspace);
     if (seen == NULL) {

@@ -23,10 +23,14 @@ typedef struct ring_versions {
 
 void ring_versions_free(ring_versions_t *self);
 // Each new catalog: first its generation record, then every ring; all of them before any is kept. catalog_unavailable tells why not.
-int ring_versions_check_generation(const ring_versions_t *self, sp_str_t cluster_id, int64_t generation, sp_error_t *err);
-int ring_versions_check_ring(const ring_versions_t *self, sp_str_t keyspace, int64_t create_revision, int64_t version, sp_error_t *err);
+int ring_versions_check_generation(const ring_versions_t *self, sp_str_t cluster_id,
+                                   int64_t generation, sp_error_t *err);
+int ring_versions_check_ring(const ring_versions_t *self, sp_str_t keyspace,
+                             int64_t create_revision, int64_t version, sp_error_t *err);
 // Remembers what was accepted. out_of_memory.
-int ring_versions_keep(ring_versions_t *self, sp_str_t cluster_id, int64_t generation, sp_error_t *err);
-int ring_versions_keep_ring(ring_versions_t *self, sp_str_t keyspace, int64_t create_revision, int64_t version, sp_error_t *err);
+int ring_versions_keep(ring_versions_t *self, sp_str_t cluster_id, int64_t generation,
+                       sp_error_t *err);
+int ring_versions_keep_ring(ring_versions_t *self, sp_str_t keyspace, int64_t create_revision,
+                            int64_t version, sp_error_t *err);
 
 #endif

@@ -7,7 +7,8 @@
 
 enum { ARENA_LIMIT = 256 * 1024 * 1024 };
 
-static int fill_shard(const router_t *self, const sp_ring_t *ring, int index, sp_arena_t *arena, sp_msg_ring_shard_t *out, sp_error_t *err)
+static int fill_shard(const router_t *self, const sp_ring_t *ring, int index, sp_arena_t *arena,
+                      sp_msg_ring_shard_t *out, sp_error_t *err)
 {
     sp_arcs_t arcs = SP_ARCS_NONE;
     int rc = sp_ring_bounds(ring, index, arena, &arcs, err);
@@ -33,9 +34,12 @@ static int fill_shard(const router_t *self, const sp_ring_t *ring, int index, sp
     return 0;
 }
 
-int rings_snapshot(const router_t *self, const sp_catalog_keyspace_view_t *keyspace, sp_arena_t *arena, sp_msg_ring_snapshot_t *ret, sp_error_t *err)
+int rings_snapshot(const router_t *self, const sp_catalog_keyspace_view_t *keyspace,
+                   sp_arena_t *arena, sp_msg_ring_snapshot_t *ret, sp_error_t *err)
 {
-    sp_msg_ring_snapshot_t out = {.keyspace = keyspace->keyspace->name, .ring_version = router_ring_version(keyspace), .has_ring_version = true};
+    sp_msg_ring_snapshot_t out = {.keyspace = keyspace->keyspace->name,
+                                  .ring_version = router_ring_version(keyspace),
+                                  .has_ring_version = true};
     if (keyspace->keyspace->has_key_type)
         out.key_type = sp_str(sp_key_type_name((int)keyspace->keyspace->key_type));
     if (self->publisher != NULL) {
@@ -49,7 +53,8 @@ int rings_snapshot(const router_t *self, const sp_catalog_keyspace_view_t *keysp
     for (size_t i = 0; i < n; i++) {
         if (sp_ring_shard_tokens(keyspace->ring, (int)i).n == 0)
             continue; // registered, and owns nothing
-        int rc = fill_shard(self, keyspace->ring, (int)i, arena, &out.shards.items[out.shards.n], err);
+        int rc =
+            fill_shard(self, keyspace->ring, (int)i, arena, &out.shards.items[out.shards.n], err);
         if (rc != 0)
             return rc;
         out.shards.n++;
@@ -64,8 +69,11 @@ static void publish(router_t *self, const sp_catalog_keyspace_view_t *keyspace)
     sp_msg_ring_snapshot_t snapshot = {0};
     sp_arena_t *arena = sp_arena_new(ARENA_LIMIT);
     if (arena != NULL && rings_snapshot(self, keyspace, arena, &snapshot, &err) == 0) {
-        char *topic = sp_arena_printf(arena, "ring." SP_STR_FMT, SP_STR_ARG(keyspace->keyspace->name));
-        sp_msg_ring_change_t change = {.sequence = sp_publisher_next(self->publisher), .has_sequence = true, .ring = &snapshot};
+        char *topic =
+            sp_arena_printf(arena, "ring." SP_STR_FMT, SP_STR_ARG(keyspace->keyspace->name));
+        sp_msg_ring_change_t change = {.sequence = sp_publisher_next(self->publisher),
+                                       .has_sequence = true,
+                                       .ring = &snapshot};
         snapshot.sequence = change.sequence;
         if (topic != NULL)
             sp_publisher_send(self->publisher, topic, &sp_schema_ring_change, &change, &err);
@@ -79,7 +87,8 @@ void rings_publish(router_t *self, const sp_catalog_t *before)
 {
     for (size_t i = 0; self->publisher != NULL && i < self->catalog->n_keyspaces; i++) {
         const sp_catalog_keyspace_view_t *now = &self->catalog->keyspaces[i];
-        const sp_catalog_keyspace_view_t *then = before != NULL ? sp_catalog_keyspace(before, now->keyspace->name) : NULL;
+        const sp_catalog_keyspace_view_t *then =
+            before != NULL ? sp_catalog_keyspace(before, now->keyspace->name) : NULL;
         if (then == NULL || then->ring_rev.mod_revision != now->ring_rev.mod_revision)
             publish(self, now);
     }

@@ -6,7 +6,8 @@
 #include "services/router/router.h"
 
 // Fills a snapshot of one keyspace from the catalog; everything it points to is the catalog's or the arena's. out_of_memory.
-int rings_snapshot(const router_t *self, const sp_catalog_keyspace_view_t *keyspace, sp_arena_t *arena, sp_msg_ring_snapshot_t *ret, sp_error_t *err);
+int rings_snapshot(const router_t *self, const sp_catalog_keyspace_view_t *keyspace,
+                   sp_arena_t *arena, sp_msg_ring_snapshot_t *ret, sp_error_t *err);
 // Publishes the rings that differ between two catalogs; before NULL: all.
 void rings_publish(router_t *self, const sp_catalog_t *before);
 

@@ -14,22 +14,32 @@
 #include "services/router/pools.h"
 #include "services/router/rings.h"
 
-enum { TICK_MS = 5, MEASURE_MS = 500, LEASE_S = 10, RELIST_MS = 30000, CATALOG_ARENA = 512 * 1024 * 1024 };
+enum {
+    TICK_MS = 5,
+    MEASURE_MS = 500,
+    LEASE_S = 10,
+    RELIST_MS = 30000,
+    CATALOG_ARENA = 512 * 1024 * 1024
+};
 
 // ---- look-ups
 
-int router_keyspace(const router_t *self, sp_str_t name, const sp_catalog_keyspace_view_t **ret_keyspace, sp_error_t *err)
+int router_keyspace(const router_t *self, sp_str_t name,
+                    const sp_catalog_keyspace_view_t **ret_keyspace, sp_error_t *err)
 {
     if (self->catalog == NULL)
-        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "the router has not read the catalog yet");
+        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
+                            "the router has not read the catalog yet");
     const sp_catalog_keyspace_view_t *k = sp_catalog_keyspace(self->catalog, name);
     if (k == NULL)
-        return sp_error_set(err, SP_E_NOT_FOUND, "there is no keyspace " SP_STR_FMT, SP_STR_ARG(name));
+        return sp_error_set(err, SP_E_NOT_FOUND, "there is no keyspace " SP_STR_FMT,
+                            SP_STR_ARG(name));
     *ret_keyspace = k;
     return 0;
 }
 
-int router_key(const sp_catalog_keyspace_view_t *keyspace, sp_str_t key, sp_arena_t *arena, sp_str_t *ret_key, int64_t *ret_hash, sp_error_t *err)
+int router_key(const sp_catalog_keyspace_view_t *keyspace, sp_str_t key, sp_arena_t *arena,
+               sp_str_t *ret_key, int64_t *ret_hash, sp_error_t *err)
 {
     char canonical[SP_KEY_CANONICAL_MAX];
     sp_str_t text = key;
@@ -46,11 +56,13 @@ int router_key(const sp_catalog_keyspace_view_t *keyspace, sp_str_t key, sp_aren
     return 0;
 }
 
-int router_owner(const sp_catalog_keyspace_view_t *keyspace, int64_t hash, int *ret_index, sp_error_t *err)
+int router_owner(const sp_catalog_keyspace_view_t *keyspace, int64_t hash, int *ret_index,
+                 sp_error_t *err)
 {
     int index = keyspace->ring != NULL ? sp_ring_lookup(keyspace->ring, hash) : -1;
     if (index < 0)
-        return sp_error_set(err, SP_E_NO_OWNER, "keyspace " SP_STR_FMT " has no shard that owns anything yet",
+        return sp_error_set(err, SP_E_NO_OWNER,
+                            "keyspace " SP_STR_FMT " has no shard that owns anything yet",
                             SP_STR_ARG(keyspace->keyspace->name));
     *ret_index = index;
     return 0;
@@ -68,15 +80,18 @@ static int believe(router_t *self, const sp_catalog_t *catalog, sp_error_t *err)
     const sp_msg_catalog_generation_t *g = &catalog->generation;
     int rc = ring_versions_check_generation(&self->versions, g->cluster_id, g->generation, err);
     // An import counts anew; otherwise no ring may go back.
-    for (size_t i = 0; rc == 0 && g->generation == self->versions.generation && i < catalog->n_keyspaces; i++) {
+    for (size_t i = 0;
+         rc == 0 && g->generation == self->versions.generation && i < catalog->n_keyspaces; i++) {
         const sp_catalog_keyspace_view_t *k = &catalog->keyspaces[i];
-        rc = ring_versions_check_ring(&self->versions, k->keyspace->name, k->ring_rev.create_revision, router_ring_version(k), err);
+        rc = ring_versions_check_ring(&self->versions, k->keyspace->name,
+                                      k->ring_rev.create_revision, router_ring_version(k), err);
     }
     if (rc == 0)
         rc = ring_versions_keep(&self->versions, g->cluster_id, g->generation, err);
     for (size_t i = 0; rc == 0 && i < catalog->n_keyspaces; i++) {
         const sp_catalog_keyspace_view_t *k = &catalog->keyspaces[i];
-        rc = ring_versions_keep_ring(&self->versions, k->keyspace->name, k->ring_rev.create_revision, router_ring_version(k), err);
+        rc = ring_versions_keep_ring(&self->versions, k->keyspace->name,
+                                     k->ring_rev.create_revision, router_ring_version(k), err);
     }
     return rc;
 }
@@ -88,11 +103,13 @@ static void stamp(router_t *self)
         const sp_catalog_keyspace_view_t *k = &self->catalog->keyspaces[i];
         char name[64];
         snprintf(name, sizeof name, SP_STR_FMT, SP_STR_ARG(k->keyspace->name));
-        sp_gauge_set(sp_metric_with(self->metrics.ring, name, NULL), (double)router_ring_version(k));
+        sp_gauge_set(sp_metric_with(self->metrics.ring, name, NULL),
+                     (double)router_ring_version(k));
         if (router_ring_version(k) > highest)
             highest = router_ring_version(k);
     }
-    sp_server_stamp(self->server, self->catalog->generation.generation, self->catalog->leader_rev.create_revision, highest);
+    sp_server_stamp(self->server, self->catalog->generation.generation,
+                    self->catalog->leader_rev.create_revision, highest);
 }
 
 static bool rings_differ(const sp_catalog_t *a, const sp_catalog_t *b)
@@ -123,7 +140,8 @@ static void take_catalog(router_t *self)
     if (rc != 0) {
         sp_catalog_unref(&catalog);
         sp_counter_add(self->metrics.refused, 1);
-        sp_log(before == NULL ? SP_LOG_INFO : SP_LOG_WARN, "CATALOG-REFUSED", "error", err.text, NULL);
+        sp_log(before == NULL ? SP_LOG_INFO : SP_LOG_WARN, "CATALOG-REFUSED", "error", err.text,
+               NULL);
         return;
     }
     self->catalog = catalog;
@@ -133,8 +151,8 @@ static void take_catalog(router_t *self)
     sp_server_set_ready(self->server, true);
     atomic_store(&self->has_catalog, true);
     if (before == NULL)
-        sp_log(SP_LOG_INFO, "ROUTER-READY", "keyspaces", sp_log_fmt("%zu", catalog->n_keyspaces), "shards", sp_log_fmt("%zu", catalog->n_shards),
-               NULL);
+        sp_log(SP_LOG_INFO, "ROUTER-READY", "keyspaces", sp_log_fmt("%zu", catalog->n_keyspaces),
+               "shards", sp_log_fmt("%zu", catalog->n_shards), NULL);
     rings_publish(self, before);
     sp_catalog_unref(&before);
     if (rings)
@@ -213,7 +231,9 @@ static int open_catalog(router_t *self, sp_error_t *err)
     char endpoint[300], events[300] = "";
     size_t n = 0;
     const char *const *endpoints = sp_config_list(self->config, "metadata_endpoints", &n);
-    sp_store_options_t store = {.endpoints = endpoints, .n = n, .prefix = sp_config_str(self->config, "metadata_prefix")};
+    sp_store_options_t store = {.endpoints = endpoints,
+                                .n = n,
+                                .prefix = sp_config_str(self->config, "metadata_prefix")};
     int rc = sp_watch_start(&self->watch, &store, NULL, "", RELIST_MS, err);
     if (rc != 0)
         return rc;
@@ -223,7 +243,8 @@ static int open_catalog(router_t *self, sp_error_t *err)
     zloop_poller_set_tolerant(self->loop, &item);
     sp_config_advertised(self->config, sp_server_endpoint(self->server), endpoint, sizeof endpoint);
     if (self->publisher != NULL)
-        sp_config_advertised(self->config, sp_publisher_endpoint(self->publisher), events, sizeof events);
+        sp_config_advertised(self->config, sp_publisher_endpoint(self->publisher), events,
+                             sizeof events);
     sp_msg_service_t service = {.kind = SP_STR("router"),
                                 .id = sp_str(sp_config_str(self->config, "service_id")),
                                 .endpoint = sp_str(endpoint),
@@ -237,15 +258,20 @@ static int open_catalog(router_t *self, sp_error_t *err)
 
 static int open_sockets(router_t *self, sp_error_t *err)
 {
-    const char *id = sp_config_str(self->config, "service_id"), *listen = sp_config_str(self->config, "listen"),
+    const char *id = sp_config_str(self->config, "service_id"),
+               *listen = sp_config_str(self->config, "listen"),
                *events = sp_config_str(self->config, "events_listen");
     if (listen == NULL || *listen == 0)
-        return sp_error_set(err, SP_E_CONFIG, "listen is missing: where clients send requests, e.g. tcp://0.0.0.0:7601");
-    int rc = sp_server_open(&self->server, self->loop, listen, "router", id, router_dispatch, self, err);
+        return sp_error_set(err, SP_E_CONFIG,
+                            "listen is missing: where clients send requests, e.g. "
+                            "tcp://0.0.0.0:7601");
+    int rc =
+        sp_server_open(&self->server, self->loop, listen, "router", id, router_dispatch, self, err);
     if (rc == 0 && events != NULL && *events != 0)
         rc = sp_publisher_open(&self->publisher, events, id, err);
     if (rc == 0)
-        rc = sp_listener_open(&self->listener, sp_config_str(self->config, "metrics_listen"), self->metrics.registry, is_ready, self, err);
+        rc = sp_listener_open(&self->listener, sp_config_str(self->config, "metrics_listen"),
+                              self->metrics.registry, is_ready, self, err);
     return rc;
 }
 
@@ -253,7 +279,9 @@ static int open_all(router_t *self, sp_error_t *err)
 {
     const char *key = sp_config_str(self->config, "secret_key_file");
     if (key == NULL || *key == 0)
-        return sp_error_set(err, SP_E_CONFIG, "secret_key_file is missing: the catalog's connection strings are sealed with it");
+        return sp_error_set(err, SP_E_CONFIG,
+                            "secret_key_file is missing: the catalog's connection strings are "
+                            "sealed with it");
     int rc = sp_seal_open(&self->seal, key, err);
     if (rc == 0)
         rc = router_metrics_open(&self->metrics, sp_config_str(self->config, "service_id"), err);
@@ -269,9 +297,11 @@ static int open_all(router_t *self, sp_error_t *err)
                                .arg = self};
     if (self->loop == NULL || (self->pools = pools_new(&options)) == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the loop");
-    if ((rc = sp_signals_open(&self->signals, self->loop, on_signal, self, err)) != 0 || (rc = open_sockets(self, err)) != 0)
+    if ((rc = sp_signals_open(&self->signals, self->loop, on_signal, self, err)) != 0 ||
+        (rc = open_sockets(self, err)) != 0)
         return rc;
-    if (zloop_timer(self->loop, TICK_MS, 0, on_tick, self) < 0 || zloop_timer(self->loop, MEASURE_MS, 0, on_measure, self) < 0)
+    if (zloop_timer(self->loop, TICK_MS, 0, on_tick, self) < 0 ||
+        zloop_timer(self->loop, MEASURE_MS, 0, on_measure, self) < 0)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the loop");
     return open_catalog(self, err);
 }

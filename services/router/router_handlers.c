@@ -7,7 +7,8 @@
 #include "services/router/rings.h"
 #include "services/router/router.h"
 
-static void answer(router_t *self, sp_request_t *request, const char *message, const sp_schema_t *schema, const void *reply, const sp_error_t *err)
+static void answer(router_t *self, sp_request_t *request, const char *message,
+                   const sp_schema_t *schema, const void *reply, const sp_error_t *err)
 {
     router_metrics_answered(&self->metrics, message, err->code, request->received_mono_us);
     if (err->code == 0)
@@ -24,7 +25,8 @@ static void shard_for_key(void *arg, sp_request_t *request)
     sp_msg_shard_for_key_reply_t reply = {.has_hash = true, .has_ring_version = true};
     sp_error_t err = {0};
     int index = -1;
-    if (router_keyspace(self, m->keyspace, &k, &err) == 0 && router_key(k, m->key, request->arena, &reply.key, &reply.hash, &err) == 0 &&
+    if (router_keyspace(self, m->keyspace, &k, &err) == 0 &&
+        router_key(k, m->key, request->arena, &reply.key, &reply.hash, &err) == 0 &&
         router_owner(k, reply.hash, &index, &err) == 0) {
         reply.shard_id = reply.shard_name = sp_ring_shard_id(k->ring, index);
         reply.keyspace = k->keyspace->name;
@@ -41,13 +43,15 @@ static void shard_for_key(void *arg, sp_request_t *request)
 }
 
 // owner[i] for each key, shards in the order of their first key.
-static int find_owners(const sp_catalog_keyspace_view_t *k, const sp_msg_shards_for_keys_t *m, sp_arena_t *arena,
-                       sp_msg_shards_for_keys_reply_t *reply, sp_error_t *err)
+static int find_owners(const sp_catalog_keyspace_view_t *k, const sp_msg_shards_for_keys_t *m,
+                       sp_arena_t *arena, sp_msg_shards_for_keys_reply_t *reply, sp_error_t *err)
 {
     size_t n = k->ring != NULL ? sp_ring_shards_n(k->ring) : 0;
-    int64_t *place = sp_arena_alloc(arena, n > 0 ? n : 1, sizeof *place); // of each shard in the reply, plus one
+    int64_t *place =
+        sp_arena_alloc(arena, n > 0 ? n : 1, sizeof *place); // of each shard in the reply, plus one
     reply->shards.items = sp_arena_alloc(arena, n > 0 ? n : 1, sizeof *reply->shards.items);
-    reply->owner.items = sp_arena_alloc(arena, m->keys.n > 0 ? m->keys.n : 1, sizeof *reply->owner.items);
+    reply->owner.items =
+        sp_arena_alloc(arena, m->keys.n > 0 ? m->keys.n : 1, sizeof *reply->owner.items);
     if (place == NULL || reply->shards.items == NULL || reply->owner.items == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the owners");
     for (size_t i = 0; i < m->keys.n; i++) {

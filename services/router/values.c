@@ -6,7 +6,16 @@
 #include <string.h>
 
 // Type oids of PostgreSQL's own types (src/include/catalog/pg_type.dat); they never change.
-enum { BOOLOID = 16, BYTEAOID = 17, INT8OID = 20, INT2OID = 21, INT4OID = 23, OIDOID = 26, FLOAT4OID = 700, FLOAT8OID = 701 };
+enum {
+    BOOLOID = 16,
+    BYTEAOID = 17,
+    INT8OID = 20,
+    INT2OID = 21,
+    INT4OID = 23,
+    OIDOID = 26,
+    FLOAT4OID = 700,
+    FLOAT8OID = 701
+};
 enum { ARENA_LIMIT = 256 * 1024 * 1024 };
 
 static int no_memory(sp_error_t *err)
@@ -43,7 +52,8 @@ static char *json_of(const sp_value_t *value, sp_arena_t *arena, sp_error_t *err
     return text;
 }
 
-int value_to_text(const sp_value_t *value, sp_arena_t *arena, const char **ret_text, sp_error_t *err)
+int value_to_text(const sp_value_t *value, sp_arena_t *arena, const char **ret_text,
+                  sp_error_t *err)
 {
     const char *text = NULL;
     switch (value->kind) {
@@ -67,7 +77,9 @@ int value_to_text(const sp_value_t *value, sp_arena_t *arena, const char **ret_t
         break;
     case SP_VALUE_STRING:
         if (value->u.s.len > 0 && memchr(value->u.s.ptr, 0, value->u.s.len) != NULL)
-            return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a text parameter holds a NUL character, which PostgreSQL cannot store; send bytes");
+            return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                "a text parameter holds a NUL character, which PostgreSQL cannot "
+                                "store; send bytes");
         text = sp_arena_cstr(arena, value->u.s.ptr != NULL ? value->u.s : SP_STR(""));
         break;
     case SP_VALUE_BYTES:
@@ -164,7 +176,8 @@ static sp_value_t value_of(const PGresult *result, int row, int column, sp_arena
     }
     sp_str_t copy = sp_arena_str(arena, (sp_str_t){text, len});
     if (copy.ptr != NULL)
-        v = (sp_value_t){.kind = sp_str_valid_utf8(copy) ? SP_VALUE_STRING : SP_VALUE_BYTES, .u.s = copy};
+        v = (sp_value_t){.kind = sp_str_valid_utf8(copy) ? SP_VALUE_STRING : SP_VALUE_BYTES,
+                         .u.s = copy};
     return v;
 }
 
@@ -206,7 +219,8 @@ static void add_row(results_t *self, size_t index, const PGresult *result, int r
     int n = PQnfields(result);
     for (int i = 0; i < n; i++)
         self->bytes += 10 + (size_t)PQgetlength(result, row, i);
-    self->overflow = self->overflow || ++self->rows > self->max_rows || self->bytes > self->max_bytes;
+    self->overflow =
+        self->overflow || ++self->rows > self->max_rows || self->bytes > self->max_bytes;
     if (self->overflow || self->no_memory)
         return;
     sp_value_t *values = sp_arena_alloc(self->arena, n > 0 ? (size_t)n : 1, sizeof *values);
@@ -219,7 +233,8 @@ static void add_row(results_t *self, size_t index, const PGresult *result, int r
         self->no_memory = self->no_memory || values[i].kind == SP_VALUE_ABSENT;
     }
     sp_msg_statement_result_t *item = &self->items[index];
-    item->rows.items[item->rows.n++] = (sp_value_t){.kind = SP_VALUE_LIST, .u.list = {values, (size_t)n}};
+    item->rows.items[item->rows.n++] =
+        (sp_value_t){.kind = SP_VALUE_LIST, .u.list = {values, (size_t)n}};
 }
 
 void results_add(results_t *self, size_t index, const PGresult *result)
@@ -242,7 +257,9 @@ int results_check(const results_t *self, sp_error_t *err)
     if (self->no_memory)
         return no_memory(err);
     if (self->overflow)
-        return sp_error_set(err, SP_E_TOO_LARGE, "the result is over %zu rows or %zu bytes: ask for less, with LIMIT; whatever was written is committed",
+        return sp_error_set(err, SP_E_TOO_LARGE,
+                            "the result is over %zu rows or %zu bytes: ask for less, with LIMIT; "
+                            "whatever was written is committed",
                             self->max_rows, self->max_bytes);
     return 0;
 }

@@ -9,7 +9,8 @@
 #include "schemas/route.h"
 
 // Text of a parameter, from the arena; *ret_text NULL for SQL NULL. Lists and maps become JSON, bytes \x hex. invalid_argument: NUL inside.
-int value_to_text(const sp_value_t *value, sp_arena_t *arena, const char **ret_text, sp_error_t *err);
+int value_to_text(const sp_value_t *value, sp_arena_t *arena, const char **ret_text,
+                  sp_error_t *err);
 
 // What the statements of one attempt gave. Kept in an arena of its own, emptied for the next attempt.
 typedef struct results {
@@ -23,7 +24,8 @@ typedef struct results {
     bool no_memory;                   // an allocation failed
 } results_t;
 
-int results_reset(results_t *self, size_t n, size_t max_rows, size_t max_bytes, sp_error_t *err); // also makes a zeroed one ready
+int results_reset(results_t *self, size_t n, size_t max_rows, size_t max_bytes,
+                  sp_error_t *err); // also makes a zeroed one ready
 void results_free(results_t *self);
 void results_add(results_t *self, size_t index, const PGresult *result);
 int results_check(const results_t *self, sp_error_t *err); // too_large, out_of_memory

@@ -695,6 +695,35 @@ static void search_path_cannot_fool(void **state)
     ok(owner, "DROP SCHEMA evil CASCADE");
 }
 
+// The parent's row guard is cloned to its partitions, those of later too; statements straight to a partition meet it there.
+static void partitions_are_guarded(void **state)
+{
+    (void)state;
+    sp_arcs_t mine = half();
+    int in = key_in(true, 1), out = key_in(false, 1);
+    sp_owner_table_t parted = {{"public", 6}, {"parted", 6}, {"k", 1}};
+    ok(owner, "CREATE TABLE parted (k bigint NOT NULL, d integer NOT NULL, PRIMARY KEY (k, d)) "
+              "PARTITION BY LIST (d);"
+              "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1)");
+    set_guard(&parted, OWNS(&mine));
+    ok(owner, "CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2)");
+    sp_pg_t *replica =
+        fixture_open("shardplane_ddl",
+                     &(sp_pg_options_t){.replica_role = true, .search_path = "public, pg_catalog"});
+    for (int d = 1; d <= 2; d++) {
+        ok(app, sqlf("INSERT INTO parted VALUES (%d, %d)", in, d));
+        refused(app, sqlf("INSERT INTO parted VALUES (%d, %d)", out, d), "not_owner");
+        refused(app, sqlf("INSERT INTO parted_%d VALUES (%d, %d)", d, out, d), "not_owner");
+        refused(replica, sqlf("INSERT INTO parted_%d VALUES (%d, %d)", d, out, d), "not_owner");
+        refused(app, sqlf("UPDATE parted SET k = %d WHERE d = %d", out, d), "not_owner");
+    }
+    ok(app, "UPDATE parted SET d = 3 - d WHERE d = 1 AND false");
+    sp_pg_close(&replica);
+    set_guard(&parted, CLOSED("in_transition"));
+    refused(app, "UPDATE parted SET k = 1 WHERE false", "in_transition");
+    refused(app, sqlf("INSERT INTO parted_2 VALUES (%d, 2)", in), "in_transition");
+}
+
 static void requests_is_guarded(void **state)
 {
     (void)state;
@@ -797,6 +826,7 @@ int main(void)
                                        T(hostile_names),
                                        T(key_types),
                                        T(search_path_cannot_fool),
+                                       T(partitions_are_guarded),
                                        T(requests_is_guarded),
                                        T(bad_arguments),
                                        T(terminate),

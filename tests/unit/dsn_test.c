@@ -30,7 +30,8 @@ static sp_dsn_t parsed(sp_arena_t *arena, const char *text)
 
 static void uri(void **state)
 {
-    sp_dsn_t d = parsed(*state, "postgresql://app:s3%2Fcr%40t@db.example:6432/shop?sslmode=verify-full&application_name=x%20y");
+    sp_dsn_t d = parsed(*state, "postgresql://app:s3%2Fcr%40t@db.example:6432/"
+                                "shop?sslmode=verify-full&application_name=x%20y");
     assert_string_equal(d.user, "app");
     assert_string_equal(d.password, "s3/cr@t");
     assert_string_equal(d.host, "db.example");
@@ -57,8 +58,10 @@ static void keywords(void **state)
 // What is printed is read back as the same.
 static void round_trip(void **state)
 {
-    static const char *const texts[] = {"host=h dbname='a/b?c#d' user='x:y@z' password='%s &=;'", "host=::1 dbname=d user=u password=p port=65535",
-                                        "host=h dbname='\xc3\xa9' user=u sslmode=require sslrootcert=/etc/ca.pem"};
+    static const char *const texts[] =
+        {"host=h dbname='a/b?c#d' user='x:y@z' password='%s &=;'",
+         "host=::1 dbname=d user=u password=p port=65535",
+         "host=h dbname='\xc3\xa9' user=u sslmode=require sslrootcert=/etc/ca.pem"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         sp_dsn_t a = parsed(*state, texts[i]), b = parsed(*state, sp_dsn_uri(&a, *state));
         assert_string_equal(a.host, b.host);
@@ -77,15 +80,40 @@ static void round_trip(void **state)
 static void refused(void **state)
 {
     static const char *const wrong[] = {
-        "", "CANARY", "postgresql://", "postgresql://CANARY", "postgresql://u:CANARY%zz@h/d", "postgresql://u:CANARY%@h/d",
-        "postgresql://u:CANARY%00@h/d", "postgresql://u:CANARY@/d", "postgresql://u:CANARY@h/", "postgresql://u:CANARY@h1,h2/d",
-        "postgresql://u:CANARY@h1:1,h2:2/d", "postgresql://u:CANARY@h:0/d", "postgresql://u:CANARY@h:70000/d", "postgresql://u:CANARY@h:x/d",
-        "postgresql://:CANARY@h/d", "postgresql://u:CANARY@h/d?service=x", "postgresql://u:CANARY@h/d?options=-cCANARY",
-        "postgresql://u:CANARY@h/d?passfile=/x", "postgresql://u:CANARY@h/d?target_session_attrs=any", "postgresql://u:CANARY@h/d?CANARY=1",
-        "postgresql://u:CANARY@h/d?sslmode=CANARY", "postgresql://u:CANARY@h/d?host=a,b", "postgresql://u:CANARY@[::1/d",
-        "postgresql://u:CANARY@h/d?hostaddr=1.2.3.4", "postgresql://u:CANARY@h/d?user", "host=h user=u dbname=d password='CANARY",
-        "host=h user=u dbname=d CANARY", "host=/CANARY user=u dbname=d", "host=h user=u service=CANARY dbname=d", "user=u dbname=d",
-        "host=h user=u", "host=h dbname=d", "host=h user=u dbname=d password=\xff\xfe", "postgresql://u:CANARY/x@h/d",
+        "",
+        "CANARY",
+        "postgresql://",
+        "postgresql://CANARY",
+        "postgresql://u:CANARY%zz@h/d",
+        "postgresql://u:CANARY%@h/d",
+        "postgresql://u:CANARY%00@h/d",
+        "postgresql://u:CANARY@/d",
+        "postgresql://u:CANARY@h/",
+        "postgresql://u:CANARY@h1,h2/d",
+        "postgresql://u:CANARY@h1:1,h2:2/d",
+        "postgresql://u:CANARY@h:0/d",
+        "postgresql://u:CANARY@h:70000/d",
+        "postgresql://u:CANARY@h:x/d",
+        "postgresql://:CANARY@h/d",
+        "postgresql://u:CANARY@h/d?service=x",
+        "postgresql://u:CANARY@h/d?options=-cCANARY",
+        "postgresql://u:CANARY@h/d?passfile=/x",
+        "postgresql://u:CANARY@h/d?target_session_attrs=any",
+        "postgresql://u:CANARY@h/d?CANARY=1",
+        "postgresql://u:CANARY@h/d?sslmode=CANARY",
+        "postgresql://u:CANARY@h/d?host=a,b",
+        "postgresql://u:CANARY@[::1/d",
+        "postgresql://u:CANARY@h/d?hostaddr=1.2.3.4",
+        "postgresql://u:CANARY@h/d?user",
+        "host=h user=u dbname=d password='CANARY",
+        "host=h user=u dbname=d CANARY",
+        "host=/CANARY user=u dbname=d",
+        "host=h user=u service=CANARY dbname=d",
+        "user=u dbname=d",
+        "host=h user=u",
+        "host=h dbname=d",
+        "host=h user=u dbname=d password=\xff\xfe",
+        "postgresql://u:CANARY/x@h/d",
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         sp_dsn_t dsn = {0};
@@ -98,8 +126,11 @@ static void refused(void **state)
     }
     static char big[8192];
     memset(big, 'x', sizeof big - 1);
-    assert_int_equal(sp_dsn_parse(sp_str(big), *state, &(sp_dsn_t){0}, NULL), SP_E_INVALID_ARGUMENT);
-    assert_int_equal(sp_dsn_parse((sp_str_t){"host=h\0x user=u dbname=d", 24}, *state, &(sp_dsn_t){0}, NULL), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(sp_dsn_parse(sp_str(big), *state, &(sp_dsn_t){0}, NULL),
+                     SP_E_INVALID_ARGUMENT);
+    assert_int_equal(sp_dsn_parse((sp_str_t){"host=h\0x user=u dbname=d", 24}, *state,
+                                  &(sp_dsn_t){0}, NULL),
+                     SP_E_INVALID_ARGUMENT);
 }
 
 static void redacted(void **state)
@@ -140,9 +171,12 @@ static void garbage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(uri, setup, teardown),        cmocka_unit_test_setup_teardown(keywords, setup, teardown),
-        cmocka_unit_test_setup_teardown(round_trip, setup, teardown), cmocka_unit_test_setup_teardown(refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(redacted, setup, teardown),   cmocka_unit_test_setup_teardown(garbage, setup, teardown),
+        cmocka_unit_test_setup_teardown(uri, setup, teardown),
+        cmocka_unit_test_setup_teardown(keywords, setup, teardown),
+        cmocka_unit_test_setup_teardown(round_trip, setup, teardown),
+        cmocka_unit_test_setup_teardown(refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(redacted, setup, teardown),
+        cmocka_unit_test_setup_teardown(garbage, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,7 +9,10 @@
 #include "common/pg/pgoutput.h"
 
 // One of each message, as PostgreSQL 15 sends it.
-#define MSG(text) {text, sizeof(text) - 1}
+#define MSG(text)                                                                                  \
+    {                                                                                              \
+        text, sizeof(text) - 1                                                                     \
+    }
 static const struct {
     const char *bytes; // message
     size_t len;        // bytes
@@ -17,7 +20,8 @@ static const struct {
     MSG("B\0\0\0\1\0\0\0\2\0\0\0\0\0\0\0\5\0\0\0\7"),
     MSG("C\0\0\0\0\1\0\0\0\2\0\0\0\1\0\0\0\3\0\0\0\0\0\0\0\5"),
     MSG("O\0\0\0\0\0\0\0\11origin\0"),
-    MSG("R\0\0\100\1public\0orders\0d\0\2\1id\0\0\0\0\24\377\377\377\377\0note\0\0\0\0\31\377\377\377\377"),
+    MSG("R\0\0\100\1public\0orders\0d\0\2\1id\0\0\0\0\24\377\377\377\377\0note\0\0\0\0\31\377\377"
+        "\377\377"),
     MSG("Y\0\0\100\2\0mood\0"),
     MSG("I\0\0\100\1N\0\3t\0\0\0\0021\062nb\0\0\0\1x"),
     MSG("U\0\0\100\1N\0\2t\0\0\0\1\061u"),
@@ -31,7 +35,8 @@ static const struct {
 enum { N_MESSAGES = sizeof messages / sizeof messages[0] };
 
 // The message in a heap block of exactly its size, so that a sanitizer sees a read behind it.
-static int parse_exact(const char *bytes, size_t len, sp_arena_t *arena, sp_pgo_message_t *m, sp_error_t *err)
+static int parse_exact(const char *bytes, size_t len, sp_arena_t *arena, sp_pgo_message_t *m,
+                       sp_error_t *err)
 {
     char *copy = malloc(len > 0 ? len : 1);
     assert_non_null(copy);
@@ -51,13 +56,16 @@ static void whole(void **state)
         if (sp_pgo_parse(messages[i].bytes, messages[i].len, arena, &m[i], &err) != 0)
             fail_msg("%zu: %s", i, err.text);
     assert_int_equal(m[0].kind, SP_PGO_BEGIN);
-    assert_true(m[0].final_lsn == 0x100000002 && m[0].xid == 7 && m[0].commit_us == INT64_C(946684800000005));
-    assert_true(m[1].final_lsn == 0x100000002 && m[1].end_lsn == 0x100000003 && m[1].commit_us == INT64_C(946684800000005));
+    assert_true(m[0].final_lsn == 0x100000002 && m[0].xid == 7 &&
+                m[0].commit_us == INT64_C(946684800000005));
+    assert_true(m[1].final_lsn == 0x100000002 && m[1].end_lsn == 0x100000003 &&
+                m[1].commit_us == INT64_C(946684800000005));
     assert_string_equal(m[2].name, "origin");
     assert_string_equal(m[3].schema, "public");
     assert_string_equal(m[3].name, "orders");
     assert_int_equal(m[3].n_columns, 2);
-    assert_true(m[3].columns[0].key && !m[3].columns[1].key && m[3].columns[1].type_oid == 25 && m[3].columns[1].type_mod == -1);
+    assert_true(m[3].columns[0].key && !m[3].columns[1].key && m[3].columns[1].type_oid == 25 &&
+                m[3].columns[1].type_mod == -1);
     assert_string_equal(m[4].schema, "");
     assert_int_equal(m[5].new_row.n, 3);
     assert_memory_equal(m[5].new_row.columns[0].data, "12", 2);
@@ -90,7 +98,9 @@ static void cut_anywhere(void **state)
         char longer[128];
         memcpy(longer, messages[i].bytes, messages[i].len);
         longer[messages[i].len] = 0;
-        assert_int_equal(parse_exact(longer, messages[i].len + 1, arena, &(sp_pgo_message_t){0}, NULL), SP_E_MALFORMED);
+        assert_int_equal(parse_exact(longer, messages[i].len + 1, arena, &(sp_pgo_message_t){0},
+                                     NULL),
+                         SP_E_MALFORMED);
         sp_arena_reset(arena);
     }
     sp_arena_destroy(&arena);
@@ -107,8 +117,8 @@ static void refused(void **state)
     } wrong[] = {
         {"S\0\0\0\1\1", 6, SP_E_UNSUPPORTED_VERSION}, // stream start: protocol 2
         {"\0", 1, SP_E_UNSUPPORTED_VERSION},
-        {"I\0\0\0\1N\377\377", 8, SP_E_MALFORMED},            // 65535 columns in no bytes
-        {"T\377\377\377\377\0\0\0\0\1", 10, SP_E_MALFORMED},  // 4 billion relations
+        {"I\0\0\0\1N\377\377", 8, SP_E_MALFORMED},           // 65535 columns in no bytes
+        {"T\377\377\377\377\0\0\0\0\1", 10, SP_E_MALFORMED}, // 4 billion relations
         {"R\0\0\0\1a\0b\0d\177\377", 11, SP_E_MALFORMED},
         {"I\0\0\0\1N\0\1t\377\377\377\377", 13, SP_E_MALFORMED}, // length -1
         {"I\0\0\0\1N\0\1x\0\0\0\0", 13, SP_E_MALFORMED},         // unknown kind of datum
@@ -135,7 +145,8 @@ static void flipped_bytes(void **state)
                 memcpy(copy, messages[i].bytes, messages[i].len);
                 copy[at] = (char)value;
                 int rc = parse_exact(copy, messages[i].len, arena, &m, NULL);
-                assert_true(rc == 0 || rc == SP_E_MALFORMED || rc == SP_E_UNSUPPORTED_VERSION || rc == SP_E_OUT_OF_MEMORY);
+                assert_true(rc == 0 || rc == SP_E_MALFORMED || rc == SP_E_UNSUPPORTED_VERSION ||
+                            rc == SP_E_OUT_OF_MEMORY);
                 sp_arena_reset(arena);
             }
         }
@@ -145,7 +156,7 @@ static void flipped_bytes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole), cmocka_unit_test(cut_anywhere), cmocka_unit_test(refused),
-                                       cmocka_unit_test(flipped_bytes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole), cmocka_unit_test(cut_anywhere),
+                                       cmocka_unit_test(refused), cmocka_unit_test(flipped_bytes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,7 +23,8 @@ static void allowed(void **state)
         {"SELECT count(*), max(x) FROM t WHERE a IN (1, 2) AND EXISTS (SELECT 1)", true, true},
         {"SELECT f(1)", true, false},
         {"SELECT public.\"count\"(1)", true, false},
-        {"SELECT 'BEGIN; COMMIT', \"into\", $$ ; set_config( $$, $a$;$a$, E'\\'; x', U&'a;b'", true, true},
+        {"SELECT 'BEGIN; COMMIT', \"into\", $$ ; set_config( $$, $a$;$a$, E'\\'; x', U&'a;b'", true,
+         true},
         {"SELECT 'it''s; fine'", true, true},
         {"SELECT $1, a$b, 1.5e3 FROM t", true, true},
         {"TABLE t", true, true},
@@ -61,15 +62,65 @@ static void refused(void **state)
 {
     (void)state;
     static const char *const wrong[] = {
-        "", " ", "-- only a comment", "/* a */", ";", "BEGIN", "COMMIT", "rollback", "/* x */ begin", "-- c\nCOMMIT", "START TRANSACTION", "SAVEPOINT a",
-        "END", "abort", "PREPARE TRANSACTION 'x'", "COMMIT PREPARED 'x'", "RELEASE a", "SET x = 1", "SET SESSION AUTHORIZATION postgres", "RESET ALL",
-        "SHOW x", "CREATE TABLE t (a int)", "DROP TABLE t", "ALTER TABLE t ADD a int", "TRUNCATE t", "COPY t FROM STDIN", "LISTEN a", "LOCK TABLE t",
-        "DO $$ BEGIN END $$", "CALL p()", "EXECUTE p", "DECLARE c CURSOR FOR SELECT 1", "FETCH c", "DISCARD ALL", "VACUUM", "GRANT ALL ON t TO x",
-        "SELECT 1; COMMIT", "SELECT 1;;SELECT 2", "SELECT 1; -- x\n SELECT 2", "SELECT $$a$$; SELECT 2", "SELECT 'a\\'; COMMIT --'", "SELECT 1 INTO t",
-        "SELECT * INTO TEMP t FROM s", "WITH x AS (SELECT 1) SELECT * INTO t FROM x", "SELECT set_config('a', 'b', false)",
-        "SELECT pg_catalog.\"set_config\"('a', 'b', false)", "SELECT pg_advisory_lock(1)", "EXPLAIN CREATE TABLE t AS SELECT 1",
-        "EXPLAIN ANALYZE EXECUTE p", "EXPLAIN (ANALYZE) BEGIN", "EXPLAIN", "\"select\" 1", "'select'", "$1", "(", "((((", "\xef\xbb\xbfSELECT 1",
-        "EXPLAIN (", "SELECT e'\\\\'; COMMIT",
+        "",
+        " ",
+        "-- only a comment",
+        "/* a */",
+        ";",
+        "BEGIN",
+        "COMMIT",
+        "rollback",
+        "/* x */ begin",
+        "-- c\nCOMMIT",
+        "START TRANSACTION",
+        "SAVEPOINT a",
+        "END",
+        "abort",
+        "PREPARE TRANSACTION 'x'",
+        "COMMIT PREPARED 'x'",
+        "RELEASE a",
+        "SET x = 1",
+        "SET SESSION AUTHORIZATION postgres",
+        "RESET ALL",
+        "SHOW x",
+        "CREATE TABLE t (a int)",
+        "DROP TABLE t",
+        "ALTER TABLE t ADD a int",
+        "TRUNCATE t",
+        "COPY t FROM STDIN",
+        "LISTEN a",
+        "LOCK TABLE t",
+        "DO $$ BEGIN END $$",
+        "CALL p()",
+        "EXECUTE p",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "FETCH c",
+        "DISCARD ALL",
+        "VACUUM",
+        "GRANT ALL ON t TO x",
+        "SELECT 1; COMMIT",
+        "SELECT 1;;SELECT 2",
+        "SELECT 1; -- x\n SELECT 2",
+        "SELECT $$a$$; SELECT 2",
+        "SELECT 'a\\'; COMMIT --'",
+        "SELECT 1 INTO t",
+        "SELECT * INTO TEMP t FROM s",
+        "WITH x AS (SELECT 1) SELECT * INTO t FROM x",
+        "SELECT set_config('a', 'b', false)",
+        "SELECT pg_catalog.\"set_config\"('a', 'b', false)",
+        "SELECT pg_advisory_lock(1)",
+        "EXPLAIN CREATE TABLE t AS SELECT 1",
+        "EXPLAIN ANALYZE EXECUTE p",
+        "EXPLAIN (ANALYZE) BEGIN",
+        "EXPLAIN",
+        "\"select\" 1",
+        "'select'",
+        "$1",
+        "(",
+        "((((",
+        "\xef\xbb\xbfSELECT 1",
+        "EXPLAIN (",
+        "SELECT e'\\\\'; COMMIT",
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         sql_class_t c;
@@ -92,7 +143,8 @@ static void garbage(void **state)
         assert_non_null(text);
         for (size_t i = 0; i < len; i++) {
             seed = seed * 1664525 + 1013904223;
-            text[i] = seed % 11 == 0 ? (char)(seed >> 13) : alphabet[(seed >> 16) % (sizeof alphabet - 1)];
+            text[i] = seed % 11 == 0 ? (char)(seed >> 13)
+                                     : alphabet[(seed >> 16) % (sizeof alphabet - 1)];
         }
         if (len >= 7 && round % 2 == 0)
             memcpy(text, "select ", 7);
@@ -110,6 +162,7 @@ static void garbage(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(allowed), cmocka_unit_test(refused), cmocka_unit_test(garbage)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(allowed), cmocka_unit_test(refused),
+                                       cmocka_unit_test(garbage)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,7 +13,8 @@ static void generations(void **state)
 {
     (void)state;
     ring_versions_t v = {0};
-    assert_int_equal(ring_versions_check_generation(&v, c1, 0, NULL), SP_E_CATALOG_UNAVAILABLE); // empty
+    assert_int_equal(ring_versions_check_generation(&v, c1, 0, NULL),
+                     SP_E_CATALOG_UNAVAILABLE); // empty
     assert_int_equal(ring_versions_check_generation(&v, c1, 2, NULL), 0);
     assert_int_equal(ring_versions_keep(&v, c1, 2, NULL), 0);
     assert_int_equal(ring_versions_check_generation(&v, c1, 2, NULL), 0);
