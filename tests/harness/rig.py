@@ -27,19 +27,33 @@ SLOW = float(os.environ.get("SP_SLOW", "1"))
 
 # A short lease, so that a takeover fits into a test; small ranges, so that a small table is copied in several tasks.
 OVERRIDES = {"manager.lease_ttl_s": 3, "manager.copy_pages_per_range": 16}
-# Points that a split and its finalize do not pass; tests that mean them name them.
-ELSEWHERE = {"command_before", "command_after", "shard_deleting", "table_guarded", "table_unregistered"}
+# Points that a split and its finalize do not pass: commands on the catalog, undoing, sweeping.
+ELSEWHERE = re.compile(r"command_|shard_|table_|job_created|reaper_|job_(lift|lifted|cancel|fail|undone|retry|refused|mismatched|behind|"
+                       r"still_valid|unseal|resnapshot|undo)")
+# What each submission runs; SP_ALL=1 runs every one.
+CHOSEN = re.compile(r"job_(planned|prepared|copied|caught_up|validated|armed|sealed|flipped|opened|finalized)_after|"
+                    r"job_(snapshot|schema|identities|foreign_keys)_after|job_(fence|flip|open)_(before|after)|"
+                    r"copy_range_\w+|after_slot|schema_after_commit|index_after_commit|follow_(started|before_commit|after_commit|point)|"
+                    r"verify_start|fence_\w+|purge_batch")
+EVENTS = ("planned", "prepared", "copied", "caught_up", "validated", "armed", "sealed", "flipped", "opened", "finalize", "finalized")
 
 
 def failpoints(service):
-    """Names of the failpoints that stand in a service's sources, and so all durable steps of it."""
+    """Names of the failpoints that stand in a service's sources, and so all its durable steps."""
     found = set()
     folder = os.path.join(REPO, "services", service)
     for name in os.listdir(folder):
         if name.endswith(".c"):
             with open(os.path.join(folder, name), encoding="utf-8") as f:
-                found.update(re.findall(r'sp_failpoint\("(\w+)"', f.read()))
-    return sorted(found - ELSEWHERE)
+                text = f.read()
+            found.update(re.findall(r'sp_failpoint\("(\w+)"', text))
+            found.update(f"job_{n}_{when}" for n, when in re.findall(r'job_failpoint\("(\w+)", "(\w+)"', text))
+            for step in re.findall(r'job_step\(\w+, "(\w+)"', text):
+                found.update((f"job_{step}_before", f"job_{step}_after"))
+            if "job_failpoint(sp_job_event_name" in text:
+                found.update(f"job_{event}_{when}" for event in EVENTS for when in ("before", "after"))
+    found = sorted(p for p in found if not ELSEWHERE.match(p))
+    return found if os.environ.get("SP_ALL") else [p for p in found if CHOSEN.fullmatch(p)]
 
 
 class Reviver(threading.Thread):

@@ -47,11 +47,11 @@ def test_worker_is_killed(cell, point):
 # phase -> (service kind, failpoint) that holds a job there for a while.
 HOLD = {
     "precopy": ("resharder", "copy_range_before_commit:sleep=300"),
-    "deltasync": ("resharder", "follow_started:sleep=1500"),
-    "validating": ("manager", "validating:sleep=1500"),
-    "ready": ("manager", "ready:sleep=1500"),
-    "cutover": ("manager", "before_flip:sleep=1500"),
-    "completed": ("manager", "after_flip:sleep=1500"),
+    "deltasync": ("manager", "job_follow_after:sleep=1500"),
+    "validating": ("manager", "job_validate_before:sleep=1500"),
+    "ready": ("manager", "job_arm_before:sleep=1500"),
+    "cutover": ("manager", "job_flip_before:sleep=1500"),
+    "completed": ("manager", "job_flip_after:sleep=1500"),
 }
 
 

@@ -180,7 +180,7 @@ def test_every_schema_feature_moves(rig):
             changed.append(job["state"])
 
     # Copying 3,000 rows takes no time: the changes must meet it, not follow it.
-    rig.set_failpoints("resharder", "copy_range:sleep=300")
+    rig.set_failpoints("resharder", "copy_range_before_commit:sleep=300")
     job_id = rig.api.split(f"{cell.name}-a", [f"{cell.name}-b", f"{cell.name}-c"])["id"]
     job = rig.api.wait_job(job_id, "completed", 60, seen=seen, poll=0.02)
     assert changed, "the changes did not meet the copy"
