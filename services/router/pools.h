@@ -3,11 +3,10 @@
 #define SP_ROUTER_POOLS_H
 
 #include "common/base/seal.h"
+#include "common/mesh/mesh.h"
 #include "common/pg/pipe.h"
 #include "common/store/catalog.h"
 #include "services/router/metrics.h"
-
-#include <czmq.h>
 
 typedef struct shard_pools shard_pools_t; // of all shards
 typedef struct pool pool_t;               // of one server

@@ -2,10 +2,9 @@
 #ifndef SP_ROUTER_VALUES_H
 #define SP_ROUTER_VALUES_H
 
-#include <libpq-fe.h>
-
 #include "common/base/arena.h"
 #include "common/base/error.h"
+#include "common/pg/pg.h"
 #include "schemas/route.h"
 
 // Text of a parameter, from the arena; *ret_text NULL for SQL NULL. Lists and maps become JSON, bytes \x hex. invalid_argument: NUL inside.
