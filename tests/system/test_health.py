@@ -18,8 +18,8 @@ OVERRIDES = {"health.probe_interval_ms": 200, "health.probe_timeout_ms": 1000, "
 class Watched:
     """A stack with one shard and one replica, and its health as the gateway shows it."""
 
-    def __init__(self):
-        self.stack = Stack(os.path.join(os.path.dirname(FOLDER), "system-health"))
+    def __init__(self, stack):
+        self.stack = stack
         self.stack.up(shards=1, replicas=1, resharders=1, port_base=free_base(), fsync=False, binaries=BIN, fresh=True,
                       overrides=OVERRIDES)
         self.api = Api(self.stack.service("gateway-1").address("http", "http://"), timeout=20 * SLOW)
@@ -69,9 +69,11 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched():
-    made = Watched()
-    yield made
-    made.stack.down(purge=True)
+    stack = Stack(os.path.join(os.path.dirname(FOLDER), "system-health"))
+    try:
+        yield Watched(stack)
+    finally:
+        stack.down(purge=True)
 
 
 def test_healthy(watched):
