@@ -5,19 +5,19 @@ import psycopg2
 OBJECTS = """
 SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
 UNION ALL
-SELECT 'relation ' || c.relkind || ' ' || c.oid::regclass || ' identity ' || c.relreplident || ' persistence ' || c.relpersistence
+SELECT 'relation ' || c.relkind::text || ' ' || c.oid::regclass::text || ' identity ' || c.relreplident::text || ' persistence ' || c.relpersistence::text
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 UNION ALL
-SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass || ' ' || tgenabled FROM pg_trigger WHERE NOT tgisinternal
+SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass::text || ' ' || tgenabled::text FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL
-SELECT 'constraint ' || conname || ' on ' || conrelid::regclass || CASE WHEN convalidated THEN '' ELSE ' NOT VALID' END
+SELECT 'constraint ' || conname || ' on ' || conrelid::regclass::text || CASE WHEN convalidated THEN '' ELSE ' NOT VALID' END
   FROM pg_constraint WHERE conrelid <> 0
 UNION ALL
-SELECT 'function ' || p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+SELECT 'function ' || p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 UNION ALL
-SELECT 'type ' || t.oid::regtype FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+SELECT 'type ' || t.oid::regtype::text FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND t.typtype IN ('e', 'd', 'r')
 UNION ALL
 SELECT 'publication ' || pubname FROM pg_publication
