@@ -34,7 +34,7 @@ SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts WHERE database = cu
 # Rows of a job in schema shardplane, and sessions that still hold something.
 LIVE = """
 SELECT 'session ' || application_name || ' ' || state || ' ' || left(query, 60) FROM pg_stat_activity
- WHERE datname = current_database() AND application_name LIKE 'shardplane/%' AND pid <> pg_backend_pid()
+ WHERE datname = current_database() AND application_name ~ '^shardplane/[a-z2-7]{12}/' AND pid <> pg_backend_pid()
 """
 JOB_TABLES = ("copy_progress", "lane", "opened")
 
