@@ -5,14 +5,16 @@
 #include "common/base/buf.h"
 #include "common/base/clock.h"
 #include "common/base/failpoint.h"
+#include "services/resharder/pool.h"
 #include "services/resharder/pure_split.h"
 #include "services/resharder/sql_names.h"
 #include "services/resharder/task.h"
 
-enum { BUFFER = 64 * 1024, RATE_SLICE_MS = 50 };
+enum { BUFFER = 64 * 1024, RATE_SLICE_MS = 50, CONTROL_MS = 60000 };
 
 typedef struct sink {
-    sp_pg_t *pg;      // apply role, in a transaction; NULL: this target has the range already
+    pooled_t *lent;   // its connection
+    sp_pg_t *pg;      // the same: apply role, in a transaction; NULL: this target has the range already
     bool copying;     // COPY is under way
     char *buffer;     // BUFFER bytes, from the arena
     size_t used;      // bytes in it
@@ -27,7 +29,8 @@ typedef struct copy {
     bool binary;                    // COPY's format
     const char *name;               // "s"."t"
     const char *columns;            // quoted, with commas
-    sp_pg_t *source;                // apply role, under the snapshot
+    pooled_t *lent;                 // the source's connection
+    sp_pg_t *source;                // the same: apply role, under the snapshot
     sink_t *sinks;                  // one a target
     int64_t *rows;                  // one a target
     split_route_t route;            // who gets what
@@ -101,10 +104,13 @@ static int claim_range(copy_t *self, sp_pg_t *pg, bool *ret_done, int64_t *ret_r
 
 static int open_target(copy_t *self, size_t i, sp_error_t *err)
 {
-    sp_pg_options_t options = {.replica_role = true, .query_timeout_ms = 60000};
     sink_t *sink = &self->sinks[i];
     bool done = false;
-    int rc = task_connect(self->task, &self->task->targets[i].apply, &options, &sink->pg, err);
+    int rc = pool_take(self->task, &self->task->targets[i].apply, true, &sink->lent, err);
+    if (rc != 0)
+        return rc;
+    sink->pg = pool_pg(sink->lent);
+    sp_pg_set_timeout(sink->pg, CONTROL_MS);
     if (rc == 0)
         rc = sp_pg_exec(sink->pg, "BEGIN; SET LOCAL lock_timeout = '20s'; SET LOCAL row_security = off", err);
     if (rc == 0)
@@ -114,8 +120,11 @@ static int open_target(copy_t *self, size_t i, sp_error_t *err)
     if (rc != 0)
         return rc;
     if (done) {
-        sp_pg_close(&sink->pg);
-        return 0;
+        rc = sp_pg_exec(sink->pg, "ROLLBACK", err);
+        sink->pg = NULL;
+        if (rc == 0)
+            pool_give(&sink->lent);
+        return rc;
     }
     sink->buffer = sp_arena_alloc(self->arena, BUFFER, 1);
     if (sink->buffer == NULL)
@@ -174,7 +183,11 @@ static int open_source(copy_t *self, sp_error_t *err)
 {
     char filenode[32];
     bool null = true;
-    int rc = task_connect(self->task, &self->task->source.apply, NULL, &self->source, err);
+    int rc = pool_take(self->task, &self->task->source.apply, false, &self->lent, err);
+    if (rc != 0)
+        return rc;
+    self->source = pool_pg(self->lent);
+    sp_pg_set_timeout(self->source, CONTROL_MS);
     const char *snapshot = sp_pg_literal(self->arena, self->a->snapshot);
     if (rc == 0 && snapshot == NULL)
         rc = no_memory(err);
@@ -270,7 +283,7 @@ static int commit_targets(copy_t *self, sp_error_t *err)
         if (!first && (rc = sp_failpoint("copy_range_between_targets", err)) != 0)
             break;
         first = false;
-        sp_pg_set_timeout(self->sinks[i].pg, 60000);
+        sp_pg_set_timeout(self->sinks[i].pg, CONTROL_MS);
         if ((rc = sp_pg_exec(self->sinks[i].pg, "COMMIT", err)) != 0)
             sp_error_prefix(err, "target %s", self->task->targets[i].shard_id);
     }
@@ -335,9 +348,10 @@ int task_copy(task_t *task, sp_msg_task_update_t *result, sp_error_t *err)
 {
     copy_t self = {.task = task, .a = task->assign, .arena = task->arena};
     int rc = run(&self, err);
+    bool good = rc == 0 && (self.source == NULL || sp_pg_exec(self.source, "COMMIT", NULL) == 0);
     for (size_t i = 0; self.sinks != NULL && i < task->n_targets; i++)
-        sp_pg_close(&self.sinks[i].pg); // what is not committed is rolled back
-    sp_pg_close(&self.source);
+        good ? pool_give(&self.sinks[i].lent) : pool_drop(&self.sinks[i].lent); // what is not committed is rolled back
+    good ? pool_give(&self.lent) : pool_drop(&self.lent);
     if (rc != 0)
         return rc;
     tally(&self, &result->rows, &result->bytes);

@@ -8,8 +8,9 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "services/resharder/dump.h"
+#include "services/resharder/pool.h"
 
-enum { TICK_MS = 100, STOP_MS = 10000, LEASE_S = 10, RELIST_MS = 30000, CATALOG_ARENA = 512 * 1024 * 1024 };
+enum { TICK_MS = 100, STOP_MS = 10000, LEASE_S = 10, RELIST_MS = 30000, POOL_IDLE_MS = 3000, CATALOG_ARENA = 512 * 1024 * 1024 };
 
 static void take_catalog(resharder_t *self)
 {
@@ -45,6 +46,7 @@ static int on_tick(zloop_t *loop, int timer, void *arg)
     (void)timer;
     resharder_t *self = arg;
     resharder_metrics_tick(self);
+    pool_trim(POOL_IDLE_MS);
     if (!self->stopping) {
         resharder_link_tick(self);
         return 0;
@@ -140,6 +142,7 @@ static void close_all(resharder_t *self)
     if (self->loop != NULL)
         zloop_destroy(&self->loop);
     sp_seal_close(&self->seal);
+    pool_trim(0);
     dump_forget();
 }
 

@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
+#include "services/resharder/pool.h"
 #include "services/resharder/resharder.h"
 
 enum { HELLO_TIMEOUT_MS = 2000, BACKOFF_MS = 100, BACKOFF_MAX_MS = 3000, LIVENESS = 3, REPEAT_MS = 1000 };
@@ -27,6 +28,7 @@ void resharder_link_drop(resharder_t *self, const char *why, bool backoff)
     sp_log(self->stopping ? SP_LOG_INFO : SP_LOG_WARN, "LEADER-DROPPED", "endpoint", self->leader_endpoint, "reason", why, "tasks",
            sp_log_fmt("%zu", task_table_running(self->tasks)), NULL);
     task_table_abort(self->tasks, false);
+    pool_trim(0);
     self->epoch = (sp_epoch_t){0};
     atomic_store(&self->ready, false);
     sp_gauge_set(self->metrics.welcomed, 0);

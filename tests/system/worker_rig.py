@@ -139,7 +139,7 @@ class Manager:
         self.updates = {}   # task id -> all updates
         self.answer_heartbeats = True
         self.acknowledge = True
-        self.heartbeat_ms = 3000  # this process looks at its socket only while it waits
+        self.heartbeat_ms = 10000  # this process looks at its socket only while it waits
         rig.etcd.delete("leader")
         self.epoch = rig.etcd.put("leader", {"service_id": "fake", "endpoint": self.endpoint})
 
