@@ -1,6 +1,7 @@
 """Ledger writers in processes of their own, so that the tests' Python does not slow them down."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ class Writers:
         self.spec = {"folder": folder, "of": of, "rate": rate, **sizes, **spec}
         self.first = 0
         self.processes = []
-        os.makedirs(folder, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # another run's ledger is about other rows
+        os.makedirs(folder)
 
     def start(self, writers, **spec):
         """One process with a thread for each of `writers`: {"via": "router", "endpoints": [...]} or {"via": "direct", ...}."""
