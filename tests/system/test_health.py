@@ -6,7 +6,7 @@ import pytest
 
 from harness.api import Api, ApiError
 from harness.rig import BIN, FOLDER, SLOW
-from harness.shopstack import register_tables, shard_body
+from harness.shopstack import Shop, register_tables, shard_body
 from ledger import shop
 from spstack.ports import free_base
 from spstack.stack import Stack
@@ -143,3 +143,38 @@ def test_health_goes_on_without_etcd(watched):
         watched.stack.etcd.start()
         watched.stack.cluster("shard1-replica1").start()
     watched.wait_healthy()
+
+
+def test_no_false_alarm_through_a_split():
+    """Guards are compared all the time while a job changes them, and once more when it is done."""
+    stack = Stack(os.path.join(os.path.dirname(FOLDER), "system-health-split"))
+    try:
+        stack.up(shards=3, resharders=1, port_base=free_base(), fsync=False, binaries=BIN, fresh=True,
+                 overrides={"health.guard_interval_ms": 200})
+        api = Api(stack.service("gateway-1").address("http", "http://"), timeout=20 * SLOW)
+        made = Shop(stack, api, customers=200, orders=400, items=800)
+        job = api.split("shard1", made.targets("shard2", "shard3"))
+        alarms = []
+
+        def state():
+            for shard in api.get("/api/v1/shards")["shards"]:
+                alarms.extend(r for r in shard.get("health", {}).get("reasons", []) if "guard" in r or "ownership" in r)
+            return api.get(f"/api/v1/reshard/jobs/{job['id']}")["state"]
+
+        stack.wait_for("the job", lambda: state() == "completed", 60 * SLOW)
+        api.post(f"/api/v1/reshard/jobs/{job['id']}/finalize", {"drop_source_rows": True})
+        stack.wait_for("the end of the job", lambda: state() == "finalized", 60 * SLOW)
+
+        # What the guards of all three are compared with is the ring after the split: shard1 owns nothing, and must refuse.
+        with psycopg2.connect(made.shards["shard1"]["superuser_endpoint"]) as c, c.cursor() as cursor:
+            cursor.execute('ALTER TABLE customers DISABLE TRIGGER "~shardplane_stmt"')
+
+        def noticed():
+            h = {s: api.get(f"/api/v1/shards/{s}/health") for s in ("shard1", "shard2", "shard3")}
+            return h if h["shard1"].get("guards_ok") is False and h["shard2"].get("guards_ok") and h["shard3"].get("guards_ok") else None
+
+        h = stack.wait_for("the lifted guard of shard1, and none other", noticed, 30 * SLOW)
+        assert all("customers" in r for r in h["shard1"]["reasons"]), h["shard1"]
+        assert alarms == []
+    finally:
+        stack.down(purge=True)
