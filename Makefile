@@ -54,8 +54,8 @@ COMMON_C := $(filter-out common/client/%,$(wildcard common/*/*.c))
 COMMON_O := $(COMMON_C:%.c=$(OUT)/%.o) $(GEN_C:$(GEN)/%.c=$(OUT)/gen/%.o)
 LIBCOMMON := $(OUT)/libcommon.a
 
-.PHONY: help build test unit ledger system demo bench up down status lint floors fuzz docs install clean deps gen $(SERVICES:%=run-%) \
-        docker-build docker-up docker-logs docker-down
+.PHONY: help build test unit ledger system demo bench up down status lint floors fuzz docs docs-check install clean deps gen $(SERVICES:%=run-%) \
+        docker-build docker-up docker-logs docker-down client example
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -112,11 +112,49 @@ TEST_BIN := $(TEST_C:%.c=$(OUT)/%)
 # Pure files of services that unit tests link.
 TEST_EXTRA_C := $(wildcard services/*/pure_*.c)
 TEST_EXTRA_O := $(TEST_EXTRA_C:%.c=$(OUT)/%.o)
-$(TEST_BIN): $(OUT)/%: $(OUT)/%.o $(TEST_EXTRA_O) $(LIBCOMMON)
+CLIENT_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard common/client/*.c))
+LIBCLIENT := $(OUT)/libclient.a
+$(LIBCLIENT): $(CLIENT_O)
+	@rm -f $@
+	ar rcs $@ $^
+$(TEST_BIN): $(OUT)/%: $(OUT)/%.o $(TEST_EXTRA_O) $(LIBCLIENT) $(LIBCOMMON)
 	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS) $(CMOCKA_LIBS)
 
 unit: $(TEST_BIN) ## unit, state machine and contract tests in C
 	@set -e; for t in $(TEST_BIN); do echo "== $$t"; $$t; done
+
+# ---- the public library: position-independent objects of the floors that it stands on
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+CLIENT_VERSION := $(shell sed -n 's/^\#define SHARDPLANE_VERSION "\(.*\)"/\1/p' common/client/shardplane.h)
+CLIENT_SO := libshardplane.so.0
+CLIENT_C := $(wildcard common/client/*.c common/base/*.c common/wire/*.c common/ring/*.c common/mesh/*.c)
+CLIENT_PIC_O := $(CLIENT_C:%.c=$(OUT)/pic/%.o) $(GEN_C:$(GEN)/%.c=$(OUT)/pic/gen/%.o)
+CLIENT_LIBS := -lczmq -lzmq -ljansson -lsodium -lpthread
+$(OUT)/pic/%.o: %.c $(GEN)/.schemas
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -fPIC -c $< -o $@
+$(OUT)/pic/gen/%.o: $(GEN)/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -fPIC -c $< -o $@
+$(BIN)/$(CLIENT_SO): $(CLIENT_PIC_O) common/client/shardplane.map
+	@mkdir -p $(@D)
+	$(CC) -shared $(ALL_LDFLAGS) -Wl,-soname,$(CLIENT_SO) -Wl,--version-script=common/client/shardplane.map $(CLIENT_PIC_O) -o $@ $(CLIENT_LIBS)
+	@ln -sf $(CLIENT_SO) $(BIN)/libshardplane.so
+client: $(BIN)/$(CLIENT_SO) ## the public library libshardplane
+$(BIN)/example: examples/transfer.c $(BIN)/$(CLIENT_SO)
+	$(CC) -std=c99 -Wall -Wextra -pedantic -Icommon/client $< -o $@ -L$(BIN) -lshardplane -Wl,-rpath,$(abspath $(BIN))
+example: $(BIN)/example ## a small program that uses it
+
+install: build client ## binaries, library, header and pkg-config file under PREFIX (DESTDIR is honoured)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
+	for b in $(SERVICES) shardctl; do install -m 755 $(BIN)/$$b $(DESTDIR)$(PREFIX)/bin/shardplane-$$b; done
+	install -m 755 $(BIN)/$(CLIENT_SO) $(DESTDIR)$(LIBDIR)/$(CLIENT_SO)
+	ln -sf $(CLIENT_SO) $(DESTDIR)$(LIBDIR)/libshardplane.so
+	install -m 644 common/client/shardplane.h $(DESTDIR)$(INCLUDEDIR)/shardplane.h
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(CLIENT_VERSION)|' \
+	    common/client/shardplane.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/libshardplane.pc
 
 # ---- the private stack, checks, containers
 up: build ## start etcd, three PostgreSQL clusters and the services on the default ports
@@ -131,7 +169,7 @@ ledger: deps ## the ledger's checker, with each defect planted
 	@$(PYTHON) -m pytest -q tests/ledger $(PYTEST)
 system: build ## the real stack, driven as an outsider would (PYTEST="-k name -x")
 	@SP_BIN=$(abspath $(BIN)) $(if $(SAN),SP_SLOW=4) $(PYTHON) -m pytest -q tests/system $(PYTEST)
-test: build floors unit ledger system ## everything that CI runs
+test: build floors docs-check unit ledger system ## everything that CI runs
 
 demo: build ## split a live shard and prove that nothing was lost (KEEP=1: leave the stack up)
 	@$(PYTHON) tools/demo.py --bin $(BIN) $(if $(KEEP),--keep) $(DEMO)
@@ -139,6 +177,10 @@ demo: build ## split a live shard and prove that nothing was lost (KEEP=1: leave
 floors: ## check the may-include table of docs/architecture.md
 	@$(PYTHON) tools/floors.py --self-test
 	@$(PYTHON) tools/floors.py
+docs: ## write docs/openapi.json and docs/messages.md from schemas/
+	$(PYTHON) tools/schemagen.py --schemas schemas --openapi docs/openapi.json --messages docs/messages.md
+docs-check: ## the generated documents are what the schemas say
+	@$(PYTHON) tools/schemagen.py --schemas schemas --openapi docs/openapi.json --messages docs/messages.md --check
 lint: gen ## banned calls, format, cppcheck, clang-tidy
 	@tools/deps.sh lint
 	@BUILD=$(BUILD) tools/lint.sh $(LINT)
@@ -152,7 +194,7 @@ docker-logs: ## follow their logs
 docker-down: ## stop and remove them; volumes stay
 	docker compose down
 
--include $(COMMON_O:.o=.d) $(SHARDCTL_O:.o=.d) $(TEST_C:%.c=$(OUT)/%.d)
+-include $(CLIENT_O:.o=.d) $(CLIENT_PIC_O:.o=.d) $(COMMON_O:.o=.d) $(SHARDCTL_O:.o=.d) $(TEST_C:%.c=$(OUT)/%.d)
 
 clean: ## remove what was built
 	rm -rf $(BUILD) bin
