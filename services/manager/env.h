@@ -33,7 +33,7 @@ typedef struct env {
 typedef struct env_seed {
     const settings_t *settings; // borrowed
     int64_t epoch;              // create_revision of the leader's key
-    char name[64];              // job id, or what the actor is for
+    char name[33];              // job id, or what the actor is for
 } env_seed_t;
 
 int env_open(env_t *self, env_seed_t *seed, sp_actor_end_t *end, sp_error_t *err);
