@@ -175,6 +175,7 @@ void execute_stop(router_t *self)
     while (self->executions != NULL) {
         sp_error_t err = {0};
         execution_t *e = self->executions;
+        // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): each end takes itself off the list
         sp_error_set(&err, e->unknown ? SP_E_OUTCOME_UNKNOWN : SP_E_UNAVAILABLE,
                      "the router is stopping");
         execute_fail(e, &err);
