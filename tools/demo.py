@@ -184,7 +184,7 @@ def problems(report, check):
     if report["write_pause_ms"]["longest"] >= 1000:
         wrong.append(f"a client waited {report['write_pause_ms']['longest']:.0f} ms for a write")
     if not check["ok"]:
-        wrong += [f"shardctl check: {f.get('kind')} {f.get('shard_id', '')} {f.get('message', '')}" for f in check["findings"]]
+        wrong += [f"shardctl check: {f.get('kind')} {f.get('shard_id', '')} {f.get('message', '')}" for f in check.get("findings", [])]
     if report["ring_version"]["after"] <= report["ring_version"]["before"]:
         wrong.append("the ring version did not rise")
     return wrong

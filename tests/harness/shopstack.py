@@ -36,6 +36,6 @@ class Shop:
     def check(self, logs, leftovers=()):
         """The ledger's report over all registered shards, by the ring that the gateway shows."""
         ring = checker.Ring.fetch(self.api.base)
-        registered = [s["id"] for s in self.api.retrying("GET", "/api/v1/shards")["shards"]]
+        registered = [s["id"] for s in self.api.retrying("GET", "/api/v1/shards").get("shards", [])]
         dsns = {name: self.shards[name]["superuser_endpoint"] for name in registered}
         return checker.check(checker.Ledger(self.base, logs), ring, dsns, leftovers=leftovers)

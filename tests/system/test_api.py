@@ -39,7 +39,7 @@ def test_shards_and_their_health(cell):
     shard = cell.rig.stack.wait_for("a healthy verdict", healthy, 15 * SLOW)
     assert shard["name"] == shard["id"] == f"{cell.name}-a" and shard["status"] == "active" and shard["share"] == 1
     assert shard["primary"]["port"] == cell.shards["a"]["port"] and shard["primary"]["user"] == "shop_app"
-    assert shard["id"] in [s["id"] for s in cell.rig.api.get("/api/v1/shards")["shards"]]
+    assert shard["id"] in [s["id"] for s in cell.rig.api.get("/api/v1/shards").get("shards", [])]
     cluster = cell.shards["a"]["cluster"]
     cell.rig.stack.cluster(cluster).stop("immediate")
     path = f"/api/v1/shards/{cell.name}-a/health"

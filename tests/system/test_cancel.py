@@ -26,7 +26,7 @@ def test_cancel(cell, phase):
     cell.wait_acked(10, "direct")
     cell.check(cell.stop_writers())
     cell.no_residue()
-    ids = [s["id"] for s in cell.rig.api.get(f"/api/v1/shards?keyspace={cell.name}")["shards"]]
+    ids = [s["id"] for s in cell.rig.api.get(f"/api/v1/shards?keyspace={cell.name}").get("shards", [])]
     assert ids == [f"{cell.name}-a"], "shards that the job registered must go with it"
     with pytest.raises(ApiError) as refused:
         cell.rig.api.post(f"/api/v1/reshard/jobs/{cell.job_id}/finalize", {})
