@@ -174,9 +174,10 @@ test: build floors docs-check unit ledger system ## everything that CI runs
 demo: build ## split a live shard and prove that nothing was lost (KEEP=1: leave the stack up)
 	@$(PYTHON) tools/demo.py --bin $(BIN) $(if $(KEEP),--keep) $(DEMO)
 
-floors: ## check the may-include table of docs/architecture.md
+floors: ## check the may-include table of docs/architecture.md, and docs/failpoints.md
 	@$(PYTHON) tools/floors.py --self-test
 	@$(PYTHON) tools/floors.py
+	@$(PYTHON) tools/failpoints.py --check
 docs: ## write docs/openapi.json and docs/messages.md from schemas/
 	$(PYTHON) tools/schemagen.py --schemas schemas --openapi docs/openapi.json --messages docs/messages.md
 docs-check: ## the generated documents are what the schemas say
