@@ -23,9 +23,9 @@
 enum { WAIT_MS = 100, GRACE_MS = 2000, ENV_MAX = 20, WORDS = 700 };
 #define SCRIPT_LIMIT ((size_t)256 * 1024 * 1024)
 
-static char bin_dir[1024];                                 // folder of the programs; "" PATH
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;   // for cached and all references
-static dump_t *cached;                                     // last one made, holds one reference
+static char bin_dir[1024];                               // folder of the programs; "" PATH
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; // for cached and all references
+static dump_t *cached;                                   // last one made, holds one reference
 
 void dump_setup(const char *pg_bin)
 {
@@ -60,9 +60,14 @@ static int make_environment(task_t *task, const sp_dsn_t *dsn, char **env, sp_er
     env[n++] = sp_arena_strz(a, "PGCONNECT_TIMEOUT=10");
     env[n++] = sp_arena_printf(a, "PGAPPNAME=%s", task->application_name);
     if (dsn != NULL) {
-        const char *const pairs[][2] = {{"PGHOST", dsn->host}, {"PGDATABASE", dsn->database}, {"PGUSER", dsn->user},
-                                        {"PGPASSWORD", dsn->password}, {"PGSSLMODE", dsn->sslmode}, {"PGSSLROOTCERT", dsn->sslrootcert},
-                                        {"PGSSLCERT", dsn->sslcert}, {"PGSSLKEY", dsn->sslkey}};
+        const char *const pairs[][2] = {{"PGHOST", dsn->host},
+                                        {"PGDATABASE", dsn->database},
+                                        {"PGUSER", dsn->user},
+                                        {"PGPASSWORD", dsn->password},
+                                        {"PGSSLMODE", dsn->sslmode},
+                                        {"PGSSLROOTCERT", dsn->sslrootcert},
+                                        {"PGSSLCERT", dsn->sslcert},
+                                        {"PGSSLKEY", dsn->sslkey}};
         env[n++] = sp_arena_printf(a, "PGPORT=%d", dsn->port);
         for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++)
             if (pairs[i][1] != NULL)
@@ -75,7 +80,8 @@ static int make_environment(task_t *task, const sp_dsn_t *dsn, char **env, sp_er
     return 0;
 }
 
-static int spawn(const char *program, char *const *argv, char *const *env, int in, int out, int errors, pid_t *ret_pid, sp_error_t *err)
+static int spawn(const char *program, char *const *argv, char *const *env, int in, int out,
+                 int errors, pid_t *ret_pid, sp_error_t *err)
 {
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
@@ -88,7 +94,8 @@ static int spawn(const char *program, char *const *argv, char *const *env, int i
     sigaddset(&handled, SIGINT);
     posix_spawn_file_actions_init(&files);
     posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+                                        POSIX_SPAWN_SETPGROUP);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setsigdefault(&attr, &handled);
     posix_spawnattr_setpgroup(&attr, 0);
@@ -102,7 +109,9 @@ static int spawn(const char *program, char *const *argv, char *const *env, int i
     int rc = posix_spawnp(ret_pid, path, &files, &attr, argv, env);
     posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&files);
-    return rc == 0 ? 0 : sp_error_set(err, SP_E_CONFIG, "cannot run %s: %s (is pg_bin right?)", path, strerror(rc));
+    return rc == 0 ? 0
+                   : sp_error_set(err, SP_E_CONFIG, "cannot run %s: %s (is pg_bin right?)", path,
+                                  strerror(rc));
 }
 
 // Until the child ends; a task that must stop ends it.
@@ -147,21 +156,25 @@ static void last_words(int fd, const sp_dsn_t *dsn, char *out, size_t size)
 }
 
 // Runs a program with its output into *ret_out (a memfd that the caller closes).
-static int run(task_t *task, const char *program, char *const *argv, const sp_dsn_t *dsn, int in, int *ret_out, sp_error_t *err)
+static int run(task_t *task, const char *program, char *const *argv, const sp_dsn_t *dsn, int in,
+               int *ret_out, sp_error_t *err)
 {
     char *env[ENV_MAX];
     char words[WORDS];
     pid_t pid = 0;
     int status = 0;
-    int out = memfd_create("shardplane-dump", MFD_CLOEXEC), errors = memfd_create("shardplane-words", MFD_CLOEXEC);
-    int rc = out < 0 || errors < 0 ? sp_error_set(err, SP_E_IO, "memfd_create: %s", strerror(errno)) : make_environment(task, dsn, env, err);
+    int out = memfd_create("shardplane-dump", MFD_CLOEXEC),
+        errors = memfd_create("shardplane-words", MFD_CLOEXEC);
+    int rc = out < 0 || errors < 0 ? sp_error_set(err, SP_E_IO, "memfd_create: %s", strerror(errno))
+                                   : make_environment(task, dsn, env, err);
     if (rc == 0)
         rc = spawn(program, argv, env, in, out, errors, &pid, err);
     if (rc == 0 && await(task, pid, &status) != 0)
         rc = sp_error_set(err, SP_E_CANCELLED, "stopped while %s ran", program);
     if (rc == 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0)) {
         last_words(errors, dsn, words, sizeof words);
-        rc = sp_error_set(err, SP_E_UNAVAILABLE, "%s failed: %s", program, words[0] != '\0' ? words : "it was killed");
+        rc = sp_error_set(err, SP_E_UNAVAILABLE, "%s failed: %s", program,
+                          words[0] != '\0' ? words : "it was killed");
     }
     if (errors >= 0)
         close(errors);
@@ -176,7 +189,8 @@ static int read_all(int fd, sp_arena_t *arena, char **ret_text, sp_error_t *err)
 {
     off_t length = lseek(fd, 0, SEEK_END);
     if (length < 0 || (size_t)length > SCRIPT_LIMIT)
-        return sp_error_set(err, SP_E_TOO_LARGE, "the schema's dump is larger than %zu bytes", SCRIPT_LIMIT);
+        return sp_error_set(err, SP_E_TOO_LARGE, "the schema's dump is larger than %zu bytes",
+                            SCRIPT_LIMIT);
     char *text = sp_arena_alloc(arena, (size_t)length + 1, 1);
     size_t got = 0;
     while (text != NULL && got < (size_t)length) {
@@ -195,12 +209,14 @@ static int read_all(int fd, sp_arena_t *arena, char **ret_text, sp_error_t *err)
 
 // ---- the dump
 
-static int restore_section(task_t *task, int archive, const char *name, sp_arena_t *arena, dump_section_t *ret_section, sp_error_t *err)
+static int restore_section(task_t *task, int archive, const char *name, sp_arena_t *arena,
+                           dump_section_t *ret_section, sp_error_t *err)
 {
     char section[40], *text = NULL;
     int out = -1;
     snprintf(section, sizeof section, "--section=%s", name);
-    char *argv[] = {"pg_restore", "--verbose", section, "--no-tablespaces", "--no-publications", "--no-subscriptions", "--file=-", NULL};
+    char *argv[] = {"pg_restore",        "--verbose",          section,    "--no-tablespaces",
+                    "--no-publications", "--no-subscriptions", "--file=-", NULL};
     if (lseek(archive, 0, SEEK_SET) != 0)
         return sp_error_set(err, SP_E_IO, "the schema's dump: %s", strerror(errno));
     int rc = run(task, "pg_restore", argv, NULL, archive, &out, err);
@@ -213,8 +229,16 @@ static int restore_section(task_t *task, int archive, const char *name, sp_arena
 
 static int make(task_t *task, const char *key, dump_t **ret_dump, sp_error_t *err)
 {
-    char *argv[] = {"pg_dump", "--format=custom", "--compress=0", "--schema-only", "--exclude-schema=shardplane", "--no-publications",
-                    "--no-subscriptions", "--lock-wait-timeout=20s", "--no-password", NULL};
+    char *argv[] = {"pg_dump",
+                    "--format=custom",
+                    "--compress=0",
+                    "--schema-only",
+                    "--exclude-schema=shardplane",
+                    "--no-publications",
+                    "--no-subscriptions",
+                    "--lock-wait-timeout=20s",
+                    "--no-password",
+                    NULL};
     int archive = -1;
     sp_arena_t *arena = sp_arena_new(SCRIPT_LIMIT * 4);
     dump_t *dump = arena != NULL ? sp_arena_alloc(arena, 1, sizeof *dump) : NULL;
@@ -249,8 +273,8 @@ static int get(task_t *task, bool fresh, const dump_t **ret_dump, sp_error_t *er
 {
     char key[sizeof cached->key];
     dump_t *dump = NULL;
-    snprintf(key, sizeof key, "%.40s/%lld/%.60s", sp_arena_cstr(task->arena, task->assign->job_id), (long long)task->assign->attempt,
-             task->source.shard_id);
+    snprintf(key, sizeof key, "%.40s/%lld/%.60s", sp_arena_cstr(task->arena, task->assign->job_id),
+             (long long)task->assign->attempt, task->source.shard_id);
     pthread_mutex_lock(&lock);
     if (!fresh && cached != NULL && strcmp(cached->key, key) == 0) {
         dump = cached;

@@ -22,6 +22,6 @@ int dump_get(task_t *task, const dump_t **ret_dump, sp_error_t *err);
 // fresh: never one that was made before.
 int dump_get_fresh(task_t *task, const dump_t **ret_dump, sp_error_t *err);
 void dump_release(const dump_t **dump_p); // NULL inside is fine
-void dump_forget(void);                  // at the end of the process
+void dump_forget(void);                   // at the end of the process
 
 #endif

@@ -22,8 +22,10 @@ static bool is_ours(const index_task_t *self, const plan_entry_t *e)
     const sp_msg_task_assign_t *a = self->task->assign;
     for (size_t i = 0; i < a->tables.n; i++) {
         const sp_msg_job_table_t *t = &a->tables.items[i];
-        const char *name = t->has_oid ? NULL : sp_pg_qualified(self->task->arena, t->schema, t->table);
-        if (t->has_oid ? t->oid == (int64_t)e->table : name != NULL && e->table_name != NULL && strcmp(name, e->table_name) == 0)
+        const char *name =
+            t->has_oid ? NULL : sp_pg_qualified(self->task->arena, t->schema, t->table);
+        if (t->has_oid ? t->oid == (int64_t)e->table
+                       : name != NULL && e->table_name != NULL && strcmp(name, e->table_name) == 0)
             return true;
     }
     return false;
@@ -38,10 +40,12 @@ static void choose(index_task_t *self)
         const plan_entry_t *e = &self->plan.entries[i];
         if (e->left_out)
             continue;
-        if (e->entry->class_oid == 0 && e->entry->oid == 0) { // comments and the like: with what they belong to
+        if (e->entry->class_oid == 0 &&
+            e->entry->oid == 0) { // comments and the like: with what they belong to
             for (size_t j = 0; j < i; j++)
                 for (size_t d = 0; self->chosen[j] && d < e->entry->n_deps; d++)
-                    self->chosen[i] = self->chosen[i] || e->entry->deps[d] == self->plan.entries[j].entry->id;
+                    self->chosen[i] =
+                        self->chosen[i] || e->entry->deps[d] == self->plan.entries[j].entry->id;
             continue;
         }
         bool table = e->table_kind == 'r' || e->table_kind == 'p';
@@ -54,7 +58,8 @@ static void choose(index_task_t *self)
 static bool is_there(const sp_error_t *err)
 {
     return strcmp(err->sqlstate, "42P07") == 0 || strcmp(err->sqlstate, "42710") == 0 ||
-           (strcmp(err->sqlstate, "42P16") == 0 && strstr(err->text, "multiple primary keys") != NULL);
+           (strcmp(err->sqlstate, "42P16") == 0 &&
+            strstr(err->text, "multiple primary keys") != NULL);
 }
 
 static int make_one(index_task_t *self, const plan_entry_t *e, const char *sql, sp_error_t *err)
@@ -75,15 +80,17 @@ static int make_one(index_task_t *self, const plan_entry_t *e, const char *sql, 
         return sp_pg_exec(self->pg, "ROLLBACK", err);
     if (err != NULL)
         *err = fault;
-    return sp_error_prefix(err, "making %s %s", e->kind != NULL ? e->kind : "a property of", e->identity != NULL ? e->identity : "an object");
+    return sp_error_prefix(err, "making %s %s", e->kind != NULL ? e->kind : "a property of",
+                           e->identity != NULL ? e->identity : "an object");
 }
 
 // A foreign key: NOT VALID, so that it takes no scan now. (A partitioned table has no such form.)
 static const char *foreign_key(index_task_t *self, const plan_entry_t *e)
 {
     bool mark = e->table_kind != 'p' && strstr(e->definition, " NOT VALID") == NULL;
-    return sp_arena_printf(self->task->arena, "ALTER TABLE %s%s ADD CONSTRAINT %s %s%s", e->table_kind == 'p' ? "" : "ONLY ", e->table_name,
-                           e->constraint, e->definition, mark ? " NOT VALID" : "");
+    return sp_arena_printf(self->task->arena, "ALTER TABLE %s%s ADD CONSTRAINT %s %s%s",
+                           e->table_kind == 'p' ? "" : "ONLY ", e->table_name, e->constraint,
+                           e->definition, mark ? " NOT VALID" : "");
 }
 
 static int make_chosen(index_task_t *self, sp_error_t *err)
@@ -95,7 +102,8 @@ static int make_chosen(index_task_t *self, sp_error_t *err)
             continue;
         bool foreign = e->entry->class_oid == CLASS_CONSTRAINT && e->contype == 'f';
         const char *sql = foreign ? foreign_key(self, e) : e->entry->sql;
-        rc = sql == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task") : make_one(self, e, sql, err);
+        rc = sql == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task")
+                         : make_one(self, e, sql, err);
     }
     return rc;
 }
@@ -108,23 +116,35 @@ static int validate_keys(index_task_t *self, sp_error_t *err)
         const plan_entry_t *e = &self->plan.entries[i];
         if (e->left_out || e->contype != 'f' || !e->validated || !is_ours(self, e))
             continue;
-        const char *sql = sp_arena_printf(self->task->arena, "ALTER TABLE %s VALIDATE CONSTRAINT %s", e->table_name, e->constraint);
-        rc = sql == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task") : make_one(self, e, sql, err);
+        const char *sql =
+            sp_arena_printf(self->task->arena, "ALTER TABLE %s VALIDATE CONSTRAINT %s",
+                            e->table_name, e->constraint);
+        rc = sql == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task")
+                         : make_one(self, e, sql, err);
     }
     return rc;
 }
 
 // The table's own replica identity: while the job runs, the source may have another.
-static int set_identity(index_task_t *self, const sp_msg_job_table_t *t, const char *name, sp_error_t *err)
+static int set_identity(index_task_t *self, const sp_msg_job_table_t *t, const char *name,
+                        sp_error_t *err)
 {
     char kind = t->identity_before.len > 0 ? t->identity_before.ptr[0] : '\0';
     if (kind == 'i' && t->identity_before.len > 2) {
-        const char *index = sp_pg_ident(self->task->arena, (sp_str_t){t->identity_before.ptr + 2, t->identity_before.len - 2});
+        const char *index = sp_pg_ident(self->task->arena, (sp_str_t){t->identity_before.ptr + 2,
+                                                                      t->identity_before.len - 2});
         return index == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task")
-                             : sp_pg_execf(self->pg, err, "ALTER TABLE ONLY %s REPLICA IDENTITY USING INDEX %s", name, index);
+                             : sp_pg_execf(self->pg, err,
+                                           "ALTER TABLE ONLY %s REPLICA IDENTITY USING INDEX %s",
+                                           name, index);
     }
-    const char *form = kind == 'f' ? "FULL" : kind == 'n' ? "NOTHING" : kind == 'd' ? "DEFAULT" : NULL;
-    return form == NULL ? 0 : sp_pg_execf(self->pg, err, "ALTER TABLE ONLY %s REPLICA IDENTITY %s", name, form);
+    const char *form = kind == 'f'   ? "FULL"
+                       : kind == 'n' ? "NOTHING"
+                       : kind == 'd' ? "DEFAULT"
+                                     : NULL;
+    return form == NULL
+               ? 0
+               : sp_pg_execf(self->pg, err, "ALTER TABLE ONLY %s REPLICA IDENTITY %s", name, form);
 }
 
 // Without statistics the first plans on a new shard, and the validation of its foreign keys, would be bad ones.
@@ -133,7 +153,8 @@ static int finish_tables(index_task_t *self, sp_error_t *err)
     const sp_msg_task_assign_t *a = self->task->assign;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < a->tables.n; i++) {
-        const char *name = sp_pg_qualified(self->task->arena, a->tables.items[i].schema, a->tables.items[i].table);
+        const char *name =
+            sp_pg_qualified(self->task->arena, a->tables.items[i].schema, a->tables.items[i].table);
         if (name == NULL)
             return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task");
         if ((rc = set_identity(self, &a->tables.items[i], name, err)) == 0)
@@ -145,7 +166,9 @@ static int finish_tables(index_task_t *self, sp_error_t *err)
 static int run(index_task_t *self, const dump_t *dump, sp_error_t *err)
 {
     sp_pg_t *source = NULL;
-    sp_pg_options_t options = {.query_timeout_ms = -1}; // an index takes what it takes; stop and keepalives end what is dead
+    sp_pg_options_t options = {
+        .query_timeout_ms =
+            -1}; // an index takes what it takes; stop and keepalives end what is dead
     int rc = task_connect(self->task, &self->task->source.admin, NULL, &source, err);
     if (rc == 0)
         rc = schema_plan_make(self->task, source, &dump->post, &self->plan, err);
@@ -172,7 +195,8 @@ int task_index(task_t *task, sp_msg_task_update_t *result, sp_error_t *err)
     index_task_t self = {.task = task};
     const dump_t *dump = NULL;
     if (task->n_targets != 1 || task->assign->tables.n == 0)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "an index task needs one target and tables");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "an index task needs one target and tables");
     int rc = dump_get(task, &dump, err);
     if (rc == 0)
         rc = run(&self, dump, err);

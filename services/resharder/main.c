@@ -7,10 +7,18 @@
 #include "services/resharder/resharder.h"
 
 static const sp_option_t rows[] = {
-    {.name = "task_slots", .type = SP_OPT_INT, .def = "2", .min = 1, .max = 64,
+    {.name = "task_slots",
+     .type = SP_OPT_INT,
+     .def = "2",
+     .min = 1,
+     .max = 64,
      .help = "short tasks run at once (a task that follows or holds a snapshot does not count)"},
-    {.name = "pg_bin", .type = SP_OPT_STRING, .def = "", .max = 1024,
-     .help = "folder of pg_dump and pg_restore; empty: the newest of /usr/lib/postgresql, else PATH"},
+    {.name = "pg_bin",
+     .type = SP_OPT_STRING,
+     .def = "",
+     .max = 1024,
+     .help =
+         "folder of pg_dump and pg_restore; empty: the newest of /usr/lib/postgresql, else PATH"},
 };
 
 int main(int argc, char **argv)
@@ -18,7 +26,8 @@ int main(int argc, char **argv)
     sp_error_t err = {0};
     sp_config_t *config = NULL;
     bool done = false;
-    if (sp_config_load(&config, "resharder", rows, sizeof rows / sizeof rows[0], argc, argv, &done, &err) != 0) {
+    if (sp_config_load(&config, "resharder", rows, sizeof rows / sizeof rows[0], argc, argv, &done,
+                       &err) != 0) {
         fprintf(stderr, "resharder: %s\n", err.text);
         return 2;
     }
@@ -26,7 +35,8 @@ int main(int argc, char **argv)
         sp_config_destroy(&config);
         return 0;
     }
-    sp_log_setup("resharder", sp_config_str(config, "service_id"), sp_config_str(config, "log_level"), sp_config_str(config, "log_format"));
+    sp_log_setup("resharder", sp_config_str(config, "service_id"),
+                 sp_config_str(config, "log_level"), sp_config_str(config, "log_format"));
     int rc = sp_failpoint_setup(&err);
     if (rc == 0)
         rc = resharder_run(config, &err);

@@ -19,8 +19,8 @@ struct pooled {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; // for the two below
-static pooled_t *idle;                                    // newest first
-static int n_idle;                                        // count
+static pooled_t *idle;                                   // newest first
+static int n_idle;                                       // count
 
 static bool stopped(void *arg)
 {
@@ -50,12 +50,15 @@ static pooled_t *find(const char *key)
     return found;
 }
 
-int pool_take(task_t *task, const sp_dsn_t *dsn, bool replica_role, pooled_t **ret_self, sp_error_t *err)
+int pool_take(task_t *task, const sp_dsn_t *dsn, bool replica_role, pooled_t **ret_self,
+              sp_error_t *err)
 {
     char key[sizeof idle->key], name[64];
-    snprintf(name, sizeof name, "shardplane/%.32s/copy", sp_arena_cstr(task->arena, task->assign->job_id));
+    snprintf(name, sizeof name, "shardplane/%.32s/copy",
+             sp_arena_cstr(task->arena, task->assign->job_id));
     // No epoch: each transaction checks its own.
-    int n = snprintf(key, sizeof key, "%s %d %s:%d/%s@%s", name, replica_role, dsn->host, dsn->port, dsn->database, dsn->user);
+    int n = snprintf(key, sizeof key, "%s %d %s:%d/%s@%s", name, replica_role, dsn->host, dsn->port,
+                     dsn->database, dsn->user);
     pooled_t *self = NULL;
     while (n > 0 && n < (int)sizeof key && (self = find(key)) != NULL) {
         self->task = task;
@@ -69,7 +72,10 @@ int pool_take(task_t *task, const sp_dsn_t *dsn, bool replica_role, pooled_t **r
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a connection");
     self->task = task;
     snprintf(self->key, sizeof self->key, "%s", key);
-    sp_pg_options_t options = {.application_name = name, .replica_role = replica_role, .stopped = stopped, .stopped_arg = self};
+    sp_pg_options_t options = {.application_name = name,
+                               .replica_role = replica_role,
+                               .stopped = stopped,
+                               .stopped_arg = self};
     int rc = sp_pg_open(&self->pg, dsn, &options, err);
     if (rc == 0)
         *ret_self = self;

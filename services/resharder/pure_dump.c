@@ -21,7 +21,9 @@ static char *next_mark(char *at, dump_entry_t *ret_entry, char **ret_end)
             if (strncmp(p, " OID ", 5) == 0) {
                 unsigned long oid = strtoul(p + 5, &end, 10);
                 if (end[0] == ')' && end[1] == '\n') {
-                    *ret_entry = (dump_entry_t){.id = (int)id, .class_oid = (uint32_t)class_oid, .oid = (uint32_t)oid};
+                    *ret_entry = (dump_entry_t){.id = (int)id,
+                                                .class_oid = (uint32_t)class_oid,
+                                                .oid = (uint32_t)oid};
                     *ret_end = end + 2;
                     return at;
                 }

@@ -6,12 +6,13 @@
 #include "common/base/error.h"
 
 typedef struct dump_entry {
-    int id;             // dump id
-    uint32_t class_oid; // catalog that the object stands in; 0: none of its own (comments, privileges, ownership of sequences)
-    uint32_t oid;       // in that catalog
-    const int *deps;    // dump ids that it depends on
-    size_t n_deps;      // count
-    const char *sql;    // statements
+    int id; // dump id
+    uint32_t
+        class_oid; // catalog that the object stands in; 0: none of its own (comments, privileges, ownership of sequences)
+    uint32_t oid;  // in that catalog
+    const int *deps; // dump ids that it depends on
+    size_t n_deps;   // count
+    const char *sql; // statements
 } dump_entry_t;
 
 typedef struct dump_section {

@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const unsigned char split_binary_header[19] = {'P', 'G', 'C', 'O', 'P', 'Y', '\n', 0xff, '\r', '\n', 0, 0, 0, 0, 0, 0, 0, 0, 0};
+const unsigned char split_binary_header[19] = {'P', 'G', 'C', 'O', 'P', 'Y', '\n', 0xff, '\r', '\n',
+                                               0,   0,   0,   0,   0,   0,   0,    0,    0};
 const unsigned char split_binary_trailer[2] = {0xff, 0xff};
 
 enum { SIGNATURE = 11, HEADER = 19, COUNT = 2, LENGTH = 4, KEY = 12 };
@@ -35,7 +36,8 @@ static int compare_pieces(const void *a, const void *b)
     return (x->owner >= 0) - (y->owner >= 0);
 }
 
-int split_route_make(split_route_t *ret_route, const sp_arcs_t *arcs, size_t n, sp_arena_t *arena, sp_error_t *err)
+int split_route_make(split_route_t *ret_route, const sp_arcs_t *arcs, size_t n, sp_arena_t *arena,
+                     sp_error_t *err)
 {
     size_t total = 1, used = 0;
     for (size_t i = 0; i < n; i++) {
@@ -45,7 +47,8 @@ int split_route_make(split_route_t *ret_route, const sp_arcs_t *arcs, size_t n, 
         total += arcs[i].n;
         for (size_t j = i + 1; j < n; j++)
             if (sp_arcs_validate(arcs[j], NULL) == 0 && sp_arcs_overlap(arcs[i], arcs[j]))
-                return sp_error_set(err, SP_E_INVALID_ARGUMENT, "the arcs of targets %zu and %zu overlap", i + 1, j + 1);
+                return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                    "the arcs of targets %zu and %zu overlap", i + 1, j + 1);
     }
     piece_t *pieces = sp_arena_alloc(arena, total, sizeof *pieces);
     int64_t *starts = sp_arena_alloc(arena, total, sizeof *starts);
@@ -83,9 +86,14 @@ int split_route_find(const split_route_t *self, int64_t hash)
 
 // ---- the stream
 
-void split_start(split_t *self, bool binary, const split_route_t *route, int64_t *rows, split_put_fn *put, void *arg)
+void split_start(split_t *self, bool binary, const split_route_t *route, int64_t *rows,
+                 split_put_fn *put, void *arg)
 {
-    *self = (split_t){.route = route, .put = put, .arg = arg, .rows = rows, .state = binary ? AT_HEADER : AT_TEXT_KEY};
+    *self = (split_t){.route = route,
+                      .put = put,
+                      .arg = arg,
+                      .rows = rows,
+                      .state = binary ? AT_HEADER : AT_TEXT_KEY};
 }
 
 static uint64_t get_number(const unsigned char *at, int bytes)
@@ -102,7 +110,8 @@ static int malformed(sp_error_t *err, const char *what)
 }
 
 // Bytes [*at, *at + need) as one piece, gathered over cuts: NULL when there are not enough yet.
-static const unsigned char *gather(split_t *self, const unsigned char **at, const unsigned char *end, size_t need)
+static const unsigned char *gather(split_t *self, const unsigned char **at,
+                                   const unsigned char *end, size_t need)
 {
     if (self->part_len == 0 && (size_t)(end - *at) >= need) {
         *at += need;
@@ -148,7 +157,8 @@ static int read_key(split_t *self, const unsigned char *p, sp_error_t *err)
     if (get_number(p, 4) != 8)
         return malformed(err, "the first column is not a bigint");
     if (found(self, (int64_t)get_number(p + 4, 8)) >= 0) {
-        unsigned char count[COUNT] = {(unsigned char)(self->fields >> 8), (unsigned char)self->fields};
+        unsigned char count[COUNT] = {(unsigned char)(self->fields >> 8),
+                                      (unsigned char)self->fields};
         int rc = self->put(self->arg, (size_t)self->target, count, sizeof count, err);
         if (rc != 0)
             return rc;
@@ -159,7 +169,8 @@ static int read_key(split_t *self, const unsigned char *p, sp_error_t *err)
 
 // Fields from `at` on, as far as the row and the input go; passes them on in one piece. A length that a cut divides is kept in part,
 // but its bytes are passed on as they come.
-static int pass_fields(split_t *self, const unsigned char **at, const unsigned char *end, sp_error_t *err)
+static int pass_fields(split_t *self, const unsigned char **at, const unsigned char *end,
+                       sp_error_t *err)
 {
     const unsigned char *from = *at, *p = from;
     while (self->fields > 0 && p < end) {
@@ -184,10 +195,13 @@ static int pass_fields(split_t *self, const unsigned char **at, const unsigned c
     if (self->fields == 0)
         self->state = AT_COUNT;
     *at = p;
-    return self->target >= 0 && p > from ? self->put(self->arg, (size_t)self->target, from, (size_t)(p - from), err) : 0;
+    return self->target >= 0 && p > from
+               ? self->put(self->arg, (size_t)self->target, from, (size_t)(p - from), err)
+               : 0;
 }
 
-static int feed_binary(split_t *self, const unsigned char **at, const unsigned char *end, sp_error_t *err)
+static int feed_binary(split_t *self, const unsigned char **at, const unsigned char *end,
+                       sp_error_t *err)
 {
     const unsigned char *p;
     switch (self->state) {
@@ -221,7 +235,8 @@ static int feed_binary(split_t *self, const unsigned char **at, const unsigned c
     }
 }
 
-static int feed_text(split_t *self, const unsigned char **at, const unsigned char *end, sp_error_t *err)
+static int feed_text(split_t *self, const unsigned char **at, const unsigned char *end,
+                     sp_error_t *err)
 {
     if (self->state == AT_TEXT_KEY) {
         const unsigned char *tab = memchr(*at, '\t', (size_t)(end - *at));
@@ -249,14 +264,17 @@ static int feed_text(split_t *self, const unsigned char **at, const unsigned cha
     *at = newline != NULL ? newline + 1 : end;
     if (newline != NULL)
         self->state = AT_TEXT_KEY;
-    return self->target >= 0 ? self->put(self->arg, (size_t)self->target, from, (size_t)(*at - from), err) : 0;
+    return self->target >= 0
+               ? self->put(self->arg, (size_t)self->target, from, (size_t)(*at - from), err)
+               : 0;
 }
 
 int split_feed(split_t *self, const void *data, size_t len, sp_error_t *err)
 {
     const unsigned char *at = data, *end = at + len;
     while (at < end) {
-        int rc = self->state >= AT_TEXT_KEY ? feed_text(self, &at, end, err) : feed_binary(self, &at, end, err);
+        int rc = self->state >= AT_TEXT_KEY ? feed_text(self, &at, end, err)
+                                            : feed_binary(self, &at, end, err);
         if (rc != 0)
             return rc;
     }

@@ -19,7 +19,8 @@ typedef struct split_route {
 } split_route_t;
 
 // arcs: one a target. SP_E_INVALID_ARGUMENT when two overlap or one is not valid, SP_E_OUT_OF_MEMORY.
-int split_route_make(split_route_t *ret_route, const sp_arcs_t *arcs, size_t n, sp_arena_t *arena, sp_error_t *err);
+int split_route_make(split_route_t *ret_route, const sp_arcs_t *arcs, size_t n, sp_arena_t *arena,
+                     sp_error_t *err);
 int split_route_find(const split_route_t *self, int64_t hash);
 
 // Takes bytes for a target: whole rows in the end, but cut anywhere. data is borrowed for the call. 0, or an error that ends the split.
@@ -34,13 +35,15 @@ typedef struct split {
     int state;                  // what the next byte is
     int target;                 // of the current row, or -1
     int fields;                 // binary: fields of the current row that are still to come
-    uint64_t left;              // bytes of the current field (or of the header's extension) that are still to come
-    unsigned char part[32];     // a number or prefix that a cut divided
-    size_t part_len;            // bytes in part
+    uint64_t
+        left; // bytes of the current field (or of the header's extension) that are still to come
+    unsigned char part[32]; // a number or prefix that a cut divided
+    size_t part_len;        // bytes in part
 } split_t;
 
 // The stream of `COPY (SELECT hash, ...) TO STDOUT`, binary or text. rows: one counter a target, zeroed by the caller.
-void split_start(split_t *self, bool binary, const split_route_t *route, int64_t *rows, split_put_fn *put, void *arg);
+void split_start(split_t *self, bool binary, const split_route_t *route, int64_t *rows,
+                 split_put_fn *put, void *arg);
 // SP_E_MALFORMED for bytes that are no such stream; a NULL hash is SP_E_INVALID_ARGUMENT; or what put returned.
 int split_feed(split_t *self, const void *data, size_t len, sp_error_t *err);
 // After the last byte: SP_E_MALFORMED when the stream was cut short.

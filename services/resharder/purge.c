@@ -10,29 +10,33 @@
 enum { BATCH = 5000, PAGES = 512, PAUSE_MS = 20 };
 
 typedef struct purge {
-    task_t *task;         // owner
-    sp_pg_t *pg;          // apply role: guards refuse everybody else
-    const char *bounds;   // literal of int8[]
-    int64_t rows;         // deleted
-    int64_t bytes;        // of pages looked at
-    int64_t started_ms;   // monotonic
+    task_t *task;       // owner
+    sp_pg_t *pg;        // apply role: guards refuse everybody else
+    const char *bounds; // literal of int8[]
+    int64_t rows;       // deleted
+    int64_t bytes;      // of pages looked at
+    int64_t started_ms; // monotonic
 } purge_t;
 
 // One window of pages: candidates by key first, locked and deleted by ctid in one statement. *ret_rows: how many.
-static int delete_batch(purge_t *self, const char *name, const char *key, int64_t from, int64_t to, int64_t *ret_rows, sp_error_t *err)
+static int delete_batch(purge_t *self, const char *name, const char *key, int64_t from, int64_t to,
+                        int64_t *ret_rows, sp_error_t *err)
 {
     char count[24];
     bool null = true;
     const char *params[] = {self->bounds};
     const char *sql = sp_arena_printf(self->task->arena,
-                                      "WITH d AS (DELETE FROM ONLY %s WHERE ctid = ANY (ARRAY(SELECT ctid FROM ONLY %s "
+                                      "WITH d AS (DELETE FROM ONLY %s WHERE ctid = ANY "
+                                      "(ARRAY(SELECT ctid FROM ONLY %s "
                                       "WHERE ctid >= '(%lld,0)'::tid AND ctid < '(%lld,0)'::tid "
-                                      "AND width_bucket(hashtextextended(%s::text, 0), $1::int8[]) %% 2 = 1 LIMIT %d)) RETURNING 1) "
+                                      "AND width_bucket(hashtextextended(%s::text, 0), $1::int8[]) "
+                                      "%% 2 = 1 LIMIT %d)) RETURNING 1) "
                                       "SELECT count(*) FROM d",
                                       name, name, (long long)from, (long long)to, key, BATCH);
     if (sql == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a purge task");
-    int rc = sp_pg_exec(self->pg, "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL row_security = off", err);
+    int rc = sp_pg_exec(self->pg,
+                        "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL row_security = off", err);
     if (rc == 0)
         rc = sp_owner_hold_epoch(self->pg, self->task->epoch, err);
     if (rc == 0)
@@ -48,7 +52,8 @@ static int wait_turn(purge_t *self, sp_error_t *err)
 {
     int64_t rate = self->task->assign->rate_bytes_per_s, due_ms = PAUSE_MS;
     if (rate > 0) {
-        double by_rate = (double)self->bytes * 1000.0 / (double)rate - (double)(sp_clock_mono_ms() - self->started_ms);
+        double by_rate = (double)self->bytes * 1000.0 / (double)rate -
+                         (double)(sp_clock_mono_ms() - self->started_ms);
         due_ms = by_rate > (double)due_ms ? (int64_t)by_rate : due_ms;
     }
     for (int64_t until = sp_clock_mono_ms() + due_ms; sp_clock_mono_ms() < until;) {
@@ -65,13 +70,15 @@ static int purge_table(purge_t *self, const sp_msg_job_table_t *table, sp_error_
     char pages_text[24];
     bool null = true;
     int64_t pages = 0;
-    const char *name = sp_pg_qualified(self->task->arena, table->schema, table->table), *key = sp_pg_ident(self->task->arena, table->key_column);
+    const char *name = sp_pg_qualified(self->task->arena, table->schema, table->table),
+               *key = sp_pg_ident(self->task->arena, table->key_column);
     if (name == NULL || key == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a purge task");
     const char *params[] = {name};
     int rc = sp_pg_value(self->pg,
-                         "SELECT pg_relation_size(c.oid) / current_setting('block_size')::bigint FROM pg_class c WHERE c.oid = to_regclass($1)", 1,
-                         params, pages_text, sizeof pages_text, &null, err);
+                         "SELECT pg_relation_size(c.oid) / current_setting('block_size')::bigint "
+                         "FROM pg_class c WHERE c.oid = to_regclass($1)",
+                         1, params, pages_text, sizeof pages_text, &null, err);
     if (rc != 0 || null) // a table that is gone has no rows left
         return rc;
     sp_str_to_int64(sp_str(pages_text), &pages);

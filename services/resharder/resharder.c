@@ -10,7 +10,14 @@
 #include "services/resharder/dump.h"
 #include "services/resharder/pool.h"
 
-enum { TICK_MS = 100, STOP_MS = 10000, LEASE_S = 10, RELIST_MS = 30000, POOL_IDLE_MS = 3000, CATALOG_ARENA = 512 * 1024 * 1024 };
+enum {
+    TICK_MS = 100,
+    STOP_MS = 10000,
+    LEASE_S = 10,
+    RELIST_MS = 30000,
+    POOL_IDLE_MS = 3000,
+    CATALOG_ARENA = 512 * 1024 * 1024
+};
 
 static void take_catalog(resharder_t *self)
 {
@@ -63,7 +70,8 @@ static int on_signal(void *arg, int signo)
         return 0;
     if (self->stopping)
         return -1; // asked twice
-    sp_log(SP_LOG_INFO, "RESHARDER-STOPPING", "tasks", sp_log_fmt("%zu", task_table_running(self->tasks)), NULL);
+    sp_log(SP_LOG_INFO, "RESHARDER-STOPPING", "tasks",
+           sp_log_fmt("%zu", task_table_running(self->tasks)), NULL);
     self->stopping = true;
     self->stop_ms = sp_clock_mono_ms() + STOP_MS;
     task_table_stop(self->tasks);
@@ -86,7 +94,9 @@ static int open_catalog(resharder_t *self, sp_error_t *err)
 {
     size_t n = 0;
     const char *const *endpoints = sp_config_list(self->config, "metadata_endpoints", &n);
-    sp_store_options_t store = {.endpoints = endpoints, .n = n, .prefix = sp_config_str(self->config, "metadata_prefix")};
+    sp_store_options_t store = {.endpoints = endpoints,
+                                .n = n,
+                                .prefix = sp_config_str(self->config, "metadata_prefix")};
     int rc = sp_watch_start(&self->watch, &store, NULL, "", RELIST_MS, err);
     if (rc != 0)
         return rc;
@@ -112,7 +122,8 @@ static int open_all(resharder_t *self, sp_error_t *err)
     dump_setup(sp_config_str(self->config, "pg_bin"));
     const char *key = sp_config_str(self->config, "secret_key_file");
     if (key == NULL || *key == '\0')
-        return sp_error_set(err, SP_E_CONFIG, "secret_key_file is missing: the catalog's DSNs are sealed with it");
+        return sp_error_set(err, SP_E_CONFIG,
+                            "secret_key_file is missing: the catalog's DSNs are sealed with it");
     int rc = sp_seal_open(&self->seal, key, err);
     if (rc != 0)
         return rc;
@@ -122,7 +133,8 @@ static int open_all(resharder_t *self, sp_error_t *err)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the loop");
     if ((rc = sp_signals_open(&self->signals, self->loop, on_signal, self, err)) != 0 ||
         (rc = resharder_metrics_open(&self->metrics, self->service_id, err)) != 0 ||
-        (rc = sp_listener_open(&self->listener, sp_config_str(self->config, "metrics_listen"), self->metrics.registry, is_ready, self, err)) != 0)
+        (rc = sp_listener_open(&self->listener, sp_config_str(self->config, "metrics_listen"),
+                               self->metrics.registry, is_ready, self, err)) != 0)
         return rc;
     if (zloop_timer(self->loop, TICK_MS, 0, on_tick, self) < 0)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the loop");
@@ -151,7 +163,8 @@ int resharder_run(const sp_config_t *config, sp_error_t *err)
     resharder_t self = {.config = config};
     int rc = open_all(&self, err);
     if (rc == 0) {
-        sp_log(SP_LOG_INFO, "RESHARDER-STARTED", "slots", sp_log_fmt("%lld", (long long)self.slots), NULL);
+        sp_log(SP_LOG_INFO, "RESHARDER-STARTED", "slots", sp_log_fmt("%lld", (long long)self.slots),
+               NULL);
         sp_mesh_run(self.loop);
         sp_log(SP_LOG_INFO, "RESHARDER-STOPPED", NULL);
     }

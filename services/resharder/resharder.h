@@ -40,22 +40,22 @@ typedef struct resharder {
     task_table_t *tasks;         // running and unacknowledged
     resharder_metrics_t metrics; // metrics
 
-    sp_peer_t *leader;           // the leader, or NULL
-    char leader_endpoint[256];   // of leader
-    char worker_id[64];          // fresh for each connection
-    sp_epoch_t catalog_epoch;    // of the leader that the catalog names, when leader was opened
-    sp_epoch_t epoch;            // from worker_welcome; epoch 0 while not welcomed
-    sp_epoch_t last_epoch;       // of the last welcome: what unacknowledged results belong to
-    int64_t heartbeat_ms;        // from worker_welcome
-    int64_t hello_ms;            // monotonic time of the last hello
-    int64_t beat_ms;             // monotonic time of the last thing sent
-    int64_t reconnect_ms;        // monotonic time before which no connection is tried
-    int attempt;                 // connections in a row that failed
-    bool stopping;               // SIGTERM came
-    int64_t stop_ms;             // monotonic time when the loop ends whatever still runs
-    struct seen *seen;           // last rows and bytes of each running task, for the counters
-    atomic_bool ready;           // for /readyz: a leader has welcomed us
-    atomic_bool has_catalog;     // for /readyz
+    sp_peer_t *leader;         // the leader, or NULL
+    char leader_endpoint[256]; // of leader
+    char worker_id[64];        // fresh for each connection
+    sp_epoch_t catalog_epoch;  // of the leader that the catalog names, when leader was opened
+    sp_epoch_t epoch;          // from worker_welcome; epoch 0 while not welcomed
+    sp_epoch_t last_epoch;     // of the last welcome: what unacknowledged results belong to
+    int64_t heartbeat_ms;      // from worker_welcome
+    int64_t hello_ms;          // monotonic time of the last hello
+    int64_t beat_ms;           // monotonic time of the last thing sent
+    int64_t reconnect_ms;      // monotonic time before which no connection is tried
+    int attempt;               // connections in a row that failed
+    bool stopping;             // SIGTERM came
+    int64_t stop_ms;           // monotonic time when the loop ends whatever still runs
+    struct seen *seen;         // last rows and bytes of each running task, for the counters
+    atomic_bool ready;         // for /readyz: a leader has welcomed us
+    atomic_bool has_catalog;   // for /readyz
 } resharder_t;
 
 // Runs until SIGTERM or SIGINT. 0, or an error at start.
@@ -63,7 +63,8 @@ int resharder_run(const sp_config_t *config, sp_error_t *err);
 
 // ---- resharder_handlers.c
 // A message that the leader sent by itself.
-void resharder_on_push(void *arg, const sp_msg_envelope_t *envelope, const sp_schema_t *schema, const void *body);
+void resharder_on_push(void *arg, const sp_msg_envelope_t *envelope, const sp_schema_t *schema,
+                       const void *body);
 // What a task has to tell.
 void resharder_on_update(void *arg, int64_t kind, const sp_msg_task_update_t *update);
 

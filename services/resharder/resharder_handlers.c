@@ -12,9 +12,16 @@ static const char *text_of(sp_str_t s)
 // A task that never started still gets its final answer.
 static void refuse(resharder_t *self, const sp_msg_task_assign_t *assign, const sp_error_t *err)
 {
-    sp_msg_error_t error = {.code = sp_str(sp_error_name(err->code)), .message = sp_str(err->text), .retryable = err->retryable, .has_retryable = true};
-    sp_msg_task_update_t update = {.task_id = assign->task_id, .state = SP_TASK_STATE_FAILED, .has_state = true, .error = &error};
-    sp_log(SP_LOG_WARN, "TASK-REFUSED", "task", text_of(assign->task_id), "job", text_of(assign->job_id), "error", err->text, NULL);
+    sp_msg_error_t error = {.code = sp_str(sp_error_name(err->code)),
+                            .message = sp_str(err->text),
+                            .retryable = err->retryable,
+                            .has_retryable = true};
+    sp_msg_task_update_t update = {.task_id = assign->task_id,
+                                   .state = SP_TASK_STATE_FAILED,
+                                   .has_state = true,
+                                   .error = &error};
+    sp_log(SP_LOG_WARN, "TASK-REFUSED", "task", text_of(assign->task_id), "job",
+           text_of(assign->job_id), "error", err->text, NULL);
     resharder_link_send(self, &sp_schema_task_update, &update);
 }
 
@@ -28,10 +35,12 @@ static void on_assign(resharder_t *self, const void *body)
         return;
     }
     task_t *task = task_new(assign, self->epoch);
-    int rc = task == NULL ? sp_error_set(&err, SP_E_OUT_OF_MEMORY, "no memory for the task") : task_resolve(task, self->catalog, self->seal, &err);
+    int rc = task == NULL ? sp_error_set(&err, SP_E_OUT_OF_MEMORY, "no memory for the task")
+                          : task_resolve(task, self->catalog, self->seal, &err);
     if (rc == 0) {
-        sp_log(SP_LOG_INFO, "TASK-START", "task", text_of(assign->task_id), "job", text_of(assign->job_id), "kind",
-               sp_enum_name(&sp_enum_task_kind, assign->kind), NULL);
+        sp_log(SP_LOG_INFO, "TASK-START", "task", text_of(assign->task_id), "job",
+               text_of(assign->job_id), "kind", sp_enum_name(&sp_enum_task_kind, assign->kind),
+               NULL);
         rc = task_table_start(self->tasks, &task, &err);
     }
     task_destroy(&task);
@@ -48,8 +57,8 @@ static void on_control(resharder_t *self, const void *body)
     const sp_msg_task_control_t *control = body;
     sp_error_t err = {0};
     if (task_table_control(self->tasks, control, &err) != 0)
-        sp_log(SP_LOG_INFO, "TASK-CONTROL", "task", text_of(control->task_id), "verb", sp_enum_name(&sp_enum_task_verb, control->verb), "error",
-               err.text, NULL);
+        sp_log(SP_LOG_INFO, "TASK-CONTROL", "task", text_of(control->task_id), "verb",
+               sp_enum_name(&sp_enum_task_verb, control->verb), "error", err.text, NULL);
 }
 
 static void on_ack(resharder_t *self, const void *body)
@@ -64,7 +73,7 @@ static void on_heartbeat(resharder_t *self, const void *body)
 }
 
 static const struct {
-    const sp_schema_t *schema;                          // message
+    const sp_schema_t *schema;                           // message
     void (*handle)(resharder_t *self, const void *body); // its handler
 } dispatch[] = {
     {&sp_schema_task_assign, on_assign},
@@ -73,7 +82,8 @@ static const struct {
     {&sp_schema_heartbeat, on_heartbeat},
 };
 
-void resharder_on_push(void *arg, const sp_msg_envelope_t *envelope, const sp_schema_t *schema, const void *body)
+void resharder_on_push(void *arg, const sp_msg_envelope_t *envelope, const sp_schema_t *schema,
+                       const void *body)
 {
     resharder_t *self = arg;
     if (schema == &sp_schema_error) { // e.g. not_leader, or it does not know us
@@ -82,9 +92,11 @@ void resharder_on_push(void *arg, const sp_msg_envelope_t *envelope, const sp_sc
         return;
     }
     // Whatever a deposed leader, or one that has not welcomed us, says is void.
-    if (self->epoch.epoch == 0 || envelope->generation != self->epoch.generation || envelope->epoch != self->epoch.epoch) {
+    if (self->epoch.epoch == 0 || envelope->generation != self->epoch.generation ||
+        envelope->epoch != self->epoch.epoch) {
         sp_log(SP_LOG_WARN, "STALE-EPOCH", "message", schema->name, "epoch",
-               sp_log_fmt("%lld/%lld", (long long)envelope->generation, (long long)envelope->epoch), NULL);
+               sp_log_fmt("%lld/%lld", (long long)envelope->generation, (long long)envelope->epoch),
+               NULL);
         return;
     }
     for (size_t i = 0; i < sizeof dispatch / sizeof dispatch[0]; i++)
@@ -102,8 +114,9 @@ void resharder_on_update(void *arg, int64_t kind, const sp_msg_task_update_t *up
     resharder_link_send(self, &sp_schema_task_update, update);
     if (update->state == SP_TASK_STATE_RUNNING)
         return;
-    sp_log(update->state == SP_TASK_STATE_DONE ? SP_LOG_INFO : SP_LOG_WARN, "TASK-END", "task", text_of(update->task_id), "kind",
-           sp_enum_name(&sp_enum_task_kind, kind), "state", sp_enum_name(&sp_enum_task_state, update->state), "rows",
-           update->has_rows ? sp_log_fmt("%lld", (long long)update->rows) : NULL, "error", update->error != NULL ? text_of(update->error->message) : NULL,
-           NULL);
+    sp_log(update->state == SP_TASK_STATE_DONE ? SP_LOG_INFO : SP_LOG_WARN, "TASK-END", "task",
+           text_of(update->task_id), "kind", sp_enum_name(&sp_enum_task_kind, kind), "state",
+           sp_enum_name(&sp_enum_task_state, update->state), "rows",
+           update->has_rows ? sp_log_fmt("%lld", (long long)update->rows) : NULL, "error",
+           update->error != NULL ? text_of(update->error->message) : NULL, NULL);
 }

@@ -21,14 +21,25 @@ int resharder_metrics_open(resharder_metrics_t *self, const char *service_id, sp
     if (m == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for metrics");
     self->registry = m;
-    self->rows = sp_metrics_counter(m, "shardplane_resharder_rows_total", "Rows copied, applied, compared or deleted.", by_kind);
-    self->bytes = sp_metrics_counter(m, "shardplane_resharder_bytes_total", "Bytes of these rows, as sent.", by_kind);
-    self->ended = sp_metrics_counter(m, "shardplane_resharder_tasks_total", "Tasks that ended.", by_result);
-    self->running = sp_metrics_gauge(m, "shardplane_resharder_tasks_running", "Tasks that run.", by_kind);
-    self->lag_bytes = sp_metrics_gauge(m, "shardplane_resharder_lag_bytes", "WAL that the slowest target is behind.", by_task);
-    self->lag_ms = sp_metrics_gauge(m, "shardplane_resharder_lag_ms", "Age of the oldest change not applied, ms.", by_task);
-    self->welcomed = sp_metric_with(sp_metrics_gauge(m, "shardplane_resharder_welcomed", "1 while a leader has welcomed this worker.", NULL), NULL);
-    self->lost = sp_metric_with(sp_metrics_counter(m, "shardplane_resharder_leaders_lost_total", "Leaders given up for missed heartbeats.", NULL), NULL);
+    self->rows = sp_metrics_counter(m, "shardplane_resharder_rows_total",
+                                    "Rows copied, applied, compared or deleted.", by_kind);
+    self->bytes = sp_metrics_counter(m, "shardplane_resharder_bytes_total",
+                                     "Bytes of these rows, as sent.", by_kind);
+    self->ended =
+        sp_metrics_counter(m, "shardplane_resharder_tasks_total", "Tasks that ended.", by_result);
+    self->running =
+        sp_metrics_gauge(m, "shardplane_resharder_tasks_running", "Tasks that run.", by_kind);
+    self->lag_bytes = sp_metrics_gauge(m, "shardplane_resharder_lag_bytes",
+                                       "WAL that the slowest target is behind.", by_task);
+    self->lag_ms = sp_metrics_gauge(m, "shardplane_resharder_lag_ms",
+                                    "Age of the oldest change not applied, ms.", by_task);
+    self->welcomed =
+        sp_metric_with(sp_metrics_gauge(m, "shardplane_resharder_welcomed",
+                                        "1 while a leader has welcomed this worker.", NULL),
+                       NULL);
+    self->lost = sp_metric_with(sp_metrics_counter(m, "shardplane_resharder_leaders_lost_total",
+                                                   "Leaders given up for missed heartbeats.", NULL),
+                                NULL);
     return 0;
 }
 
@@ -67,7 +78,9 @@ void resharder_metrics_update(resharder_t *self, int64_t kind, const sp_msg_task
     seen_t *seen = see(self, update->task_id);
     if (seen == NULL)
         return;
-    int64_t rows = update->has_rows ? update->rows : update->has_rows_applied ? update->rows_applied : seen->rows;
+    int64_t rows = update->has_rows           ? update->rows
+                   : update->has_rows_applied ? update->rows_applied
+                                              : seen->rows;
     int64_t bytes = update->has_bytes ? update->bytes : seen->bytes;
     // A task that fails may have rolled back what it told; counters only grow.
     if (rows > seen->rows)
@@ -77,23 +90,28 @@ void resharder_metrics_update(resharder_t *self, int64_t kind, const sp_msg_task
     seen->rows = rows;
     seen->bytes = bytes;
     if (update->has_lag_bytes)
-        sp_gauge_set(sp_metric_with(self->metrics.lag_bytes, seen->task_id, NULL), (double)update->lag_bytes);
+        sp_gauge_set(sp_metric_with(self->metrics.lag_bytes, seen->task_id, NULL),
+                     (double)update->lag_bytes);
     if (update->has_lag_ms)
-        sp_gauge_set(sp_metric_with(self->metrics.lag_ms, seen->task_id, NULL), (double)update->lag_ms);
+        sp_gauge_set(sp_metric_with(self->metrics.lag_ms, seen->task_id, NULL),
+                     (double)update->lag_ms);
     if (!final)
         return;
     if (kind == SP_TASK_KIND_FOLLOW) {
         sp_series_hide(sp_metric_with(self->metrics.lag_bytes, seen->task_id, NULL));
         sp_series_hide(sp_metric_with(self->metrics.lag_ms, seen->task_id, NULL));
     }
-    sp_counter_add(sp_metric_with(self->metrics.ended, name, sp_enum_name(&sp_enum_task_state, update->state), NULL), 1);
+    sp_counter_add(sp_metric_with(self->metrics.ended, name,
+                                  sp_enum_name(&sp_enum_task_state, update->state), NULL),
+                   1);
     forget(self, seen);
 }
 
 void resharder_metrics_tick(resharder_t *self)
 {
     for (int64_t kind = SP_TASK_KIND_SCHEMA; kind <= SP_TASK_KIND_PURGE; kind++)
-        sp_gauge_set(sp_metric_with(self->metrics.running, sp_enum_name(&sp_enum_task_kind, kind), NULL),
+        sp_gauge_set(sp_metric_with(self->metrics.running, sp_enum_name(&sp_enum_task_kind, kind),
+                                    NULL),
                      (double)task_table_running_kind(self->tasks, kind));
 }
 

@@ -27,7 +27,8 @@ const char *schema_text_array(sp_arena_t *arena, const char *const *items, size_
     return result;
 }
 
-static int ask(task_t *task, sp_pg_t *source, const dump_section_t *section, PGresult **ret_result, sp_error_t *err)
+static int ask(task_t *task, sp_pg_t *source, const dump_section_t *section, PGresult **ret_result,
+               sp_error_t *err)
 {
     sp_buf_t classes = SP_BUF_INIT, oids = SP_BUF_INIT;
     size_t n = task->assign->ignored_tables.n;
@@ -42,8 +43,9 @@ static int ask(task_t *task, sp_pg_t *source, const dump_section_t *section, PGr
     sp_buf_addz(&classes, section->n > 0 ? "}" : "{}");
     sp_buf_addz(&oids, section->n > 0 ? "}" : "{}");
     const char *params[] = {sp_buf_cstr(&classes), sp_buf_cstr(&oids), list};
-    int rc = list == NULL || classes.failed || oids.failed ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the schema's entries")
-                                                           : sp_pg_query(source, SP_SQL_ENTRIES, 3, params, ret_result, err);
+    int rc = list == NULL || classes.failed || oids.failed
+                 ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the schema's entries")
+                 : sp_pg_query(source, SP_SQL_ENTRIES, 3, params, ret_result, err);
     sp_buf_free(&classes);
     sp_buf_free(&oids);
     return rc;
@@ -66,7 +68,8 @@ static void fill(task_t *task, const PGresult *r, int row, plan_entry_t *e)
     e->table_name = text(task->arena, r, row, 8);
     e->table_kind = PQgetvalue(r, row, 9)[0];
     e->constraint = text(task->arena, r, row, 10);
-    e->exists = e->entry->class_oid == CLASS_NAMESPACE && e->identity != NULL && strcmp(e->identity, "public") == 0;
+    e->exists = e->entry->class_oid == CLASS_NAMESPACE && e->identity != NULL &&
+                strcmp(e->identity, "\"public\"") == 0;
 }
 
 // What has no object of its own, and views: left out with what they depend on. (Anything else that depends on an ignored table fails
@@ -98,7 +101,8 @@ static void spread(schema_plan_t *plan)
         if (e->left_out)
             continue;
         // Comments on what is there already would need its owner's rights.
-        if (e->entry->class_oid == 0 && (starts(e->entry->sql, "COMMENT ON EXTENSION ") || starts(e->entry->sql, "COMMENT ON SCHEMA public ")))
+        if (e->entry->class_oid == 0 && (starts(e->entry->sql, "COMMENT ON EXTENSION ") ||
+                                         starts(e->entry->sql, "COMMENT ON SCHEMA public ")))
             e->left_out = true;
         for (size_t j = 0; follows(e) && j < i; j++)
             for (size_t d = 0; plan->entries[j].left_out && d < e->entry->n_deps; d++)
@@ -106,7 +110,8 @@ static void spread(schema_plan_t *plan)
     }
 }
 
-int schema_plan_make(task_t *task, sp_pg_t *source, const dump_section_t *section, schema_plan_t *ret_plan, sp_error_t *err)
+int schema_plan_make(task_t *task, sp_pg_t *source, const dump_section_t *section,
+                     schema_plan_t *ret_plan, sp_error_t *err)
 {
     PGresult *result = NULL;
     schema_plan_t plan = {.n = section->n, .section = section};
@@ -117,7 +122,8 @@ int schema_plan_make(task_t *task, sp_pg_t *source, const dump_section_t *sectio
     if (rc != 0)
         return rc;
     if ((size_t)PQntuples(result) != section->n) {
-        rc = sp_error_set(err, SP_E_INTERNAL, "the source told of %d entries out of %zu", PQntuples(result), section->n);
+        rc = sp_error_set(err, SP_E_INTERNAL, "the source told of %d entries out of %zu",
+                          PQntuples(result), section->n);
     } else {
         for (size_t i = 0; i < section->n; i++) {
             plan.entries[i].entry = &section->entries[i];

@@ -13,14 +13,14 @@
 enum { SLOT_WAIT_MS = 45000, TELL_AFTER_MS = 1000, HOLD_POLL_MS = 100 };
 
 typedef struct snapshot {
-    task_t *task;         // owner
-    const char *slot;     // its name
-    sp_pg_t *walsender;   // holds slot and snapshot
-    sp_pg_t *watcher;     // apply role: who blocks
-    int64_t started_ms;   // monotonic
-    int64_t told_ms;      // monotonic time of the last word about blockers
-    bool looking;         // inside look(): its own waiting asks again
-    char blockers[900];   // for people
+    task_t *task;       // owner
+    const char *slot;   // its name
+    sp_pg_t *walsender; // holds slot and snapshot
+    sp_pg_t *watcher;   // apply role: who blocks
+    int64_t started_ms; // monotonic
+    int64_t told_ms;    // monotonic time of the last word about blockers
+    bool looking;       // inside look(): its own waiting asks again
+    char blockers[900]; // for people
 } snapshot_t;
 
 // Asked while the slot is being made: names those that it waits for, from time to time.
@@ -30,7 +30,8 @@ static bool look(void *arg)
     int64_t now = sp_clock_mono_ms();
     if (task_stopped(self->task))
         return true;
-    if (self->looking || self->walsender == NULL || self->watcher == NULL || now - self->told_ms < TELL_AFTER_MS)
+    if (self->looking || self->walsender == NULL || self->watcher == NULL ||
+        now - self->told_ms < TELL_AFTER_MS)
         return false;
     self->looking = true;
     self->told_ms = now;
@@ -38,8 +39,10 @@ static bool look(void *arg)
     const char *params[] = {pid};
     bool null = true;
     snprintf(pid, sizeof pid, "%d", sp_pg_backend_pid(self->walsender));
-    if (sp_pg_value(self->watcher, SP_SQL_BLOCKERS, 1, params, who, sizeof who, &null, NULL) == 0 && !null) {
-        snprintf(self->blockers, sizeof self->blockers, "slot %s waits for open transactions: %s", self->slot, who);
+    if (sp_pg_value(self->watcher, SP_SQL_BLOCKERS, 1, params, who, sizeof who, &null, NULL) == 0 &&
+        !null) {
+        snprintf(self->blockers, sizeof self->blockers, "slot %s waits for open transactions: %s",
+                 self->slot, who);
         sp_msg_task_update_t update = {.detail = sp_str(self->blockers)};
         task_update(self->task, &update, NULL);
         sp_log(SP_LOG_INFO, "SLOT-WAITS", "slot", self->slot, "for", who, NULL);
@@ -50,8 +53,11 @@ static bool look(void *arg)
 
 static int connect_both(snapshot_t *self, sp_error_t *err)
 {
-    sp_pg_options_t options = {.application_name = self->task->application_name, .replication = true, .query_timeout_ms = SLOT_WAIT_MS,
-                               .stopped = look, .stopped_arg = self};
+    sp_pg_options_t options = {.application_name = self->task->application_name,
+                               .replication = true,
+                               .query_timeout_ms = SLOT_WAIT_MS,
+                               .stopped = look,
+                               .stopped_arg = self};
     sp_pg_options_t watching = {.query_timeout_ms = 2000};
     const sp_dsn_t *apply = &self->task->source.apply;
     int rc = task_connect(self->task, apply, &watching, &self->watcher, err);
@@ -64,7 +70,8 @@ static int drop_earlier(snapshot_t *self, sp_error_t *err)
     char out[8];
     bool null;
     sp_pg_t *admin = NULL;
-    const char *params[] = {self->slot, sp_arena_cstr(self->task->arena, self->task->assign->job_id)};
+    const char *params[] = {self->slot,
+                            sp_arena_cstr(self->task->arena, self->task->assign->job_id)};
     int rc = task_connect(self->task, &self->task->source.admin, NULL, &admin, err);
     if (rc == 0)
         rc = sp_pg_value(admin, SP_SQL_SLOT_USER, 2, params, out, sizeof out, &null, err);
@@ -80,7 +87,8 @@ static int create(snapshot_t *self, sp_lsn_t *ret_lsn, char *name, size_t size, 
         rc = sp_failpoint("before_slot", err);
     self->started_ms = self->told_ms = sp_clock_mono_ms();
     if (rc == 0)
-        rc = sp_repl_create_slot(self->walsender, self->slot, temporary, true, ret_lsn, name, size, err);
+        rc = sp_repl_create_slot(self->walsender, self->slot, temporary, true, ret_lsn, name, size,
+                                 err);
     if (rc == SP_E_DEADLINE_EXCEEDED && self->blockers[0] != '\0') {
         sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "%s", self->blockers);
         return task_retryable(err, true);
@@ -93,15 +101,18 @@ static int hold(snapshot_t *self, sp_error_t *err)
 {
     PGconn *conn = sp_pg_conn(self->walsender);
     sp_arena_t *arena = sp_arena_new(0);
-    int rc = arena == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a snapshot task") : 0;
+    int rc =
+        arena == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a snapshot task") : 0;
     while (rc == 0 && !task_stopped(self->task)) {
-        struct pollfd p[] = {{.fd = PQsocket(conn), .events = POLLIN}, {.fd = task_fd(self->task), .events = POLLIN}};
+        struct pollfd p[] = {{.fd = PQsocket(conn), .events = POLLIN},
+                             {.fd = task_fd(self->task), .events = POLLIN}};
         poll(p, 2, HOLD_POLL_MS);
         const sp_msg_task_control_t *ignored;
         task_receive(self->task, 0, arena, &ignored);
         sp_arena_reset(arena);
         if (p[0].revents != 0 && (PQconsumeInput(conn) == 0 || PQstatus(conn) != CONNECTION_OK)) {
-            sp_error_set(err, SP_E_PG_CONNECTION, "the connection that held slot %s and its snapshot was lost", self->slot);
+            sp_error_set(err, SP_E_PG_CONNECTION,
+                         "the connection that held slot %s and its snapshot was lost", self->slot);
             rc = task_retryable(err, true);
         }
     }
@@ -124,7 +135,8 @@ static int run(snapshot_t *self, sp_msg_task_update_t *result, sp_error_t *err)
     sp_msg_task_update_t update = {.lsn = result->lsn, .snapshot = result->snapshot};
     if ((rc = task_update(self->task, &update, err)) != 0)
         return rc;
-    sp_log(SP_LOG_INFO, "SLOT-MADE", "slot", self->slot, "lsn", text, "temporary", self->task->assign->temporary ? "true" : "false", NULL);
+    sp_log(SP_LOG_INFO, "SLOT-MADE", "slot", self->slot, "lsn", text, "temporary",
+           self->task->assign->temporary ? "true" : "false", NULL);
     return hold(self, err);
 }
 

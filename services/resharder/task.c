@@ -14,8 +14,9 @@
 enum { PROGRESS_MS = 250, TASK_ARENA_LIMIT = 512 * 1024 * 1024 };
 
 static task_fn *const bodies[] = {
-    [SP_TASK_KIND_SCHEMA] = task_schema,     [SP_TASK_KIND_SNAPSHOT] = task_snapshot, [SP_TASK_KIND_COPY] = task_copy,
-    [SP_TASK_KIND_INDEX] = task_index,       [SP_TASK_KIND_FOLLOW] = task_follow,     [SP_TASK_KIND_VERIFY] = task_verify,
+    [SP_TASK_KIND_SCHEMA] = task_schema, [SP_TASK_KIND_SNAPSHOT] = task_snapshot,
+    [SP_TASK_KIND_COPY] = task_copy,     [SP_TASK_KIND_INDEX] = task_index,
+    [SP_TASK_KIND_FOLLOW] = task_follow, [SP_TASK_KIND_VERIFY] = task_verify,
     [SP_TASK_KIND_PURGE] = task_purge,
 };
 
@@ -26,13 +27,16 @@ task_t *task_new(const sp_msg_task_assign_t *assign, sp_epoch_t epoch)
     task_t *task = arena != NULL ? sp_arena_alloc(arena, 1, sizeof *task) : NULL;
     sp_msg_task_assign_t *copy = arena != NULL ? sp_arena_alloc(arena, 1, sizeof *copy) : NULL;
     task_port_t *port = arena != NULL ? sp_arena_alloc(arena, 1, sizeof *port) : NULL;
-    bool good = task != NULL && copy != NULL && port != NULL && sp_wire_encode_msgpack(&sp_schema_task_assign, assign, &bytes, NULL) == 0;
+    bool good = task != NULL && copy != NULL && port != NULL &&
+                sp_wire_encode_msgpack(&sp_schema_task_assign, assign, &bytes, NULL) == 0;
     if (good) {
         sp_str_t kept = sp_arena_str(arena, (sp_str_t){bytes.data, bytes.len});
-        good = kept.ptr != NULL && sp_wire_decode_msgpack(&sp_schema_task_assign, kept.ptr, kept.len, arena, copy, NULL) == 0;
+        good = kept.ptr != NULL && sp_wire_decode_msgpack(&sp_schema_task_assign, kept.ptr,
+                                                          kept.len, arena, copy, NULL) == 0;
     }
     if (good && copy->targets.n > 0)
-        good = (task->targets = sp_arena_alloc(arena, copy->targets.n, sizeof *task->targets)) != NULL;
+        good =
+            (task->targets = sp_arena_alloc(arena, copy->targets.n, sizeof *task->targets)) != NULL;
     sp_buf_free(&bytes);
     if (!good) {
         sp_arena_destroy(&arena);
@@ -65,7 +69,9 @@ static sp_msg_error_t *error_part(task_t *task, const sp_error_t *err)
     if (part == NULL)
         return NULL;
     part->code = sp_arena_str(task->arena, sp_str(sp_error_name(err->code)));
-    part->message = sp_arena_str(task->arena, sp_str(err->text[0] != '\0' ? err->text : sp_error_name(err->code)));
+    part->message =
+        sp_arena_str(task->arena,
+                     sp_str(err->text[0] != '\0' ? err->text : sp_error_name(err->code)));
     part->retryable = err->retryable;
     part->has_retryable = true;
     size_t n = (err->sqlstate[0] != '\0') + (err->detail[0] != '\0');
@@ -74,9 +80,11 @@ static sp_msg_error_t *error_part(task_t *task, const sp_error_t *err)
         return part;
     size_t i = 0;
     if (err->sqlstate[0] != '\0')
-        pairs[i++] = (sp_value_pair_t){SP_STR("sqlstate"), sp_value_str(sp_arena_strz(task->arena, err->sqlstate))};
+        pairs[i++] = (sp_value_pair_t){SP_STR("sqlstate"),
+                                       sp_value_str(sp_arena_strz(task->arena, err->sqlstate))};
     if (err->detail[0] != '\0')
-        pairs[i++] = (sp_value_pair_t){SP_STR("detail"), sp_value_str(sp_arena_strz(task->arena, err->detail))};
+        pairs[i++] = (sp_value_pair_t){SP_STR("detail"),
+                                       sp_value_str(sp_arena_strz(task->arena, err->detail))};
     part->details.kind = SP_VALUE_MAP;
     part->details.u.map.pairs = pairs;
     part->details.u.map.n = n;
@@ -95,7 +103,9 @@ static void finish(task_t *task, int rc, sp_msg_task_update_t *result, const sp_
     // A result that does not encode must not look like silence.
     sp_error_t lost = {0};
     sp_error_set(&lost, SP_E_INTERNAL, "the task's result could not be sent: %.300s", err.text);
-    sp_msg_task_update_t bare = {.state = SP_TASK_STATE_FAILED, .has_state = true, .error = error_part(task, &lost)};
+    sp_msg_task_update_t bare = {.state = SP_TASK_STATE_FAILED,
+                                 .has_state = true,
+                                 .error = error_part(task, &lost)};
     task_update(task, &bare, NULL);
 }
 
@@ -108,11 +118,13 @@ void task_run(sp_actor_end_t *end, void *arg)
     int64_t kind = task->assign->kind;
     int rc = kind >= SP_TASK_KIND_SCHEMA && kind <= SP_TASK_KIND_PURGE
                  ? bodies[kind](task, &result, &err)
-                 : sp_error_set(&err, SP_E_UNSUPPORTED_VERSION, "no task of kind %lld is known here", (long long)kind);
+                 : sp_error_set(&err, SP_E_UNSUPPORTED_VERSION,
+                                "no task of kind %lld is known here", (long long)kind);
     if (rc != 0 && err.code == 0)
         sp_error_set(&err, rc, "%s", sp_error_name(rc));
     if (rc != 0 && task_stopped(task) && err.code != SP_E_CANCELLED)
-        sp_log(SP_LOG_INFO, "TASK-STOPPED-WITH", "task", sp_arena_cstr(task->arena, task->assign->task_id), "error", err.text, NULL);
+        sp_log(SP_LOG_INFO, "TASK-STOPPED-WITH", "task",
+               sp_arena_cstr(task->arena, task->assign->task_id), "error", err.text, NULL);
     finish(task, rc, &result, &err);
     task_destroy(&task);
 }
@@ -137,15 +149,20 @@ void task_progress(task_t *task, int64_t rows, int64_t bytes)
 {
     if (sp_clock_mono_ms() - task->port->told_ms < PROGRESS_MS)
         return;
-    sp_msg_task_update_t update = {.rows = rows, .has_rows = true, .bytes = bytes, .has_bytes = true};
+    sp_msg_task_update_t update = {.rows = rows,
+                                   .has_rows = true,
+                                   .bytes = bytes,
+                                   .has_bytes = true};
     task_update(task, &update, NULL);
 }
 
-bool task_receive(task_t *task, int timeout_ms, sp_arena_t *arena, const sp_msg_task_control_t **ret_control)
+bool task_receive(task_t *task, int timeout_ms, sp_arena_t *arena,
+                  const sp_msg_task_control_t **ret_control)
 {
     const sp_schema_t *schema = NULL;
     void *body = NULL;
-    if (!sp_actor_end_receive(task->port->end, timeout_ms, arena, &schema, &body) || schema != &sp_schema_task_control)
+    if (!sp_actor_end_receive(task->port->end, timeout_ms, arena, &schema, &body) ||
+        schema != &sp_schema_task_control)
         return false;
     *ret_control = body;
     return true;
@@ -156,7 +173,8 @@ int task_fd(task_t *task)
     return sp_actor_end_fd(task->port->end);
 }
 
-int task_connect(task_t *task, const sp_dsn_t *dsn, const sp_pg_options_t *options, sp_pg_t **ret_pg, sp_error_t *err)
+int task_connect(task_t *task, const sp_dsn_t *dsn, const sp_pg_options_t *options,
+                 sp_pg_t **ret_pg, sp_error_t *err)
 {
     sp_pg_options_t o = options != NULL ? *options : (sp_pg_options_t){0};
     o.application_name = task->application_name;

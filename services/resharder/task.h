@@ -15,13 +15,14 @@
 #include "schemas/task.h"
 
 typedef struct task_shard {
-    const char *shard_id;      // shard
-    sp_owner_shard_t owner;    // names that guards need
-    sp_dsn_t app;              // primary, application role
-    sp_dsn_t admin;            // primary, DDL role (owner's rights)
-    sp_dsn_t apply;            // primary, apply role (DML, REPLICATION; exempt from guards)
-    sp_dsn_t *replicas;        // streaming replicas; may be NULL
-    size_t n_replicas;         // count
+    const char *shard_id;   // shard
+    sp_owner_shard_t owner; // names that guards need
+    sp_dsn_t app;           // primary, application role
+    sp_dsn_t admin;         // primary, DDL role (owner's rights)
+    sp_dsn_t apply;         // primary, apply role (DML, REPLICATION; exempt from guards)
+    sp_dsn_t *replicas;     // streaming replicas; may be NULL
+    size_t n_replicas;      // count
+    int64_t ordinal;        // residue for sequences
 } task_shard_t;
 
 typedef struct task_port task_port_t; // the way to the worker's loop
@@ -33,8 +34,8 @@ typedef struct task {
     task_shard_t *targets;              // assign->targets, same order
     size_t n_targets;                   // count
     char application_name[64];          // shardplane/<job>/<task>: what a new leader terminates
-    sp_arena_t *arena;                  // of all the above; the task may put more there (its own thread only)
-    task_port_t *port;                  // way to the loop
+    sp_arena_t *arena; // of all the above; the task may put more there (its own thread only)
+    task_port_t *port; // way to the loop
 } task_t;
 
 // A task's body. 0: done, with what it found out in *result (task_id and state are filled by the caller; strings must outlive the
@@ -61,13 +62,15 @@ void task_progress(task_t *task, int64_t rows, int64_t bytes);
 
 // Waits up to timeout_ms for a control message other than stop: true, decoded into the caller's arena. False: none came, or
 // task_stopped(). Only from the task's own thread.
-bool task_receive(task_t *task, int timeout_ms, sp_arena_t *arena, const sp_msg_task_control_t **ret_control);
+bool task_receive(task_t *task, int timeout_ms, sp_arena_t *arena,
+                  const sp_msg_task_control_t **ret_control);
 // Readable when task_receive may have something: for poll() beside sockets (then drain with timeout 0).
 int task_fd(task_t *task);
 
 // Opens a connection with the task's application name and stop. dsn: one of a task_shard_t. options NULL: defaults; application_name and
 // stopped are overwritten. Any thread of the task.
-int task_connect(task_t *task, const sp_dsn_t *dsn, const sp_pg_options_t *options, sp_pg_t **ret_pg, sp_error_t *err);
+int task_connect(task_t *task, const sp_dsn_t *dsn, const sp_pg_options_t *options,
+                 sp_pg_t **ret_pg, sp_error_t *err);
 
 // As sp_error_set, but the manager may try again (or may not), whatever the code says.
 int task_retryable(sp_error_t *err, bool retryable);

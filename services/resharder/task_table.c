@@ -62,7 +62,8 @@ void task_table_destroy(task_table_t **self_p)
 {
     if (*self_p == NULL)
         return;
-    task_table_abort(*self_p, true); // all at once, so that joining one does not wait for the others
+    task_table_abort(*self_p,
+                     true); // all at once, so that joining one does not wait for the others
     while ((*self_p)->first != NULL)
         drop((*self_p)->first);
     free(*self_p);
@@ -73,7 +74,8 @@ static void tell_final(entry_t *entry)
 {
     sp_arena_t *arena = sp_arena_new(256 * 1024 * 1024);
     sp_msg_task_update_t update;
-    if (arena != NULL && sp_wire_decode_msgpack(&sp_schema_task_update, entry->final.data, entry->final.len, arena, &update, NULL) == 0)
+    if (arena != NULL && sp_wire_decode_msgpack(&sp_schema_task_update, entry->final.data,
+                                                entry->final.len, arena, &update, NULL) == 0)
         entry->table->on_update(entry->table->arg, entry->kind, &update);
     entry->told_ms = sp_clock_mono_ms();
     sp_arena_destroy(&arena);
@@ -89,8 +91,14 @@ static void on_end(entry_t *entry)
     }
     if (entry->final.len > 0)
         return;
-    sp_msg_error_t error = {.code = SP_STR("internal"), .message = SP_STR("the task ended without a result"), .retryable = true, .has_retryable = true};
-    sp_msg_task_update_t update = {.task_id = sp_str(entry->task_id), .state = SP_TASK_STATE_FAILED, .has_state = true, .error = &error};
+    sp_msg_error_t error = {.code = SP_STR("internal"),
+                            .message = SP_STR("the task ended without a result"),
+                            .retryable = true,
+                            .has_retryable = true};
+    sp_msg_task_update_t update = {.task_id = sp_str(entry->task_id),
+                                   .state = SP_TASK_STATE_FAILED,
+                                   .has_state = true,
+                                   .error = &error};
     entry->ended_ms = sp_clock_mono_ms();
     if (sp_wire_encode_msgpack(&sp_schema_task_update, &update, &entry->final, NULL) == 0)
         tell_final(entry);
@@ -140,7 +148,10 @@ int task_table_start(task_table_t *self, task_t **task_p, sp_error_t *err)
         task_destroy(&task);
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a task");
     }
-    *entry = (entry_t){.next = self->first, .table = self, .task_id = task_id, .kind = task->assign->kind};
+    *entry = (entry_t){.next = self->first,
+                       .table = self,
+                       .task_id = task_id,
+                       .kind = task->assign->kind};
     self->first = entry;
     int rc = sp_actor_start(&entry->actor, self->loop, task_run, task, on_message, entry, err);
     if (rc != 0) {
@@ -154,7 +165,8 @@ int task_table_control(task_table_t *self, const sp_msg_task_control_t *control,
 {
     entry_t *entry = find(self, control->task_id);
     if (entry == NULL || entry->actor == NULL)
-        return sp_error_set(err, SP_E_NOT_FOUND, "no task " SP_STR_FMT " runs here", SP_STR_ARG(control->task_id));
+        return sp_error_set(err, SP_E_NOT_FOUND, "no task " SP_STR_FMT " runs here",
+                            SP_STR_ARG(control->task_id));
     if (control->verb == SP_TASK_VERB_STOP) {
         sp_actor_ask_stop(entry->actor);
         return 0;

@@ -10,7 +10,8 @@ typedef struct task_table task_table_t;
 // What a task has to tell, in the loop. The update borrows for the call.
 typedef void(task_table_update_fn)(void *arg, int64_t kind, const sp_msg_task_update_t *update);
 
-task_table_t *task_table_new(zloop_t *loop, task_table_update_fn *on_update, void *arg); // NULL without memory
+task_table_t *task_table_new(zloop_t *loop, task_table_update_fn *on_update,
+                             void *arg); // NULL without memory
 // Asks all to stop, joins them.
 void task_table_destroy(task_table_t **self_p);
 
@@ -29,7 +30,7 @@ void task_table_abort(task_table_t *self, bool forget);
 // Asks all that run to stop; their final updates are told.
 void task_table_stop(task_table_t *self);
 
-size_t task_table_running(const task_table_t *self);          // actors alive, also of aborted tasks
+size_t task_table_running(const task_table_t *self); // actors alive, also of aborted tasks
 size_t task_table_running_kind(const task_table_t *self, int64_t kind); // not counting aborted ones
 size_t task_table_unacknowledged(const task_table_t *self);
 

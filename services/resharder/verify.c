@@ -8,30 +8,37 @@
 #include "common/base/failpoint.h"
 #include "services/resharder/verify_sql.h"
 
-enum { REPORT_MAX = 20, LIST_ROWS = 50000, FIRST_SHIFT = 56, NARROWER = 8, GROUPS_MAX = 8, TEXT_MAX = 1000 };
+enum {
+    REPORT_MAX = 20,
+    LIST_ROWS = 50000,
+    FIRST_SHIFT = 56,
+    NARROWER = 8,
+    GROUPS_MAX = 8,
+    TEXT_MAX = 1000
+};
 
 // One shard's answer; each is asked in a thread of its own, so that all work at the same time.
 typedef struct side {
-    task_t *task;            // owner
+    task_t *task;              // owner
     const task_shard_t *shard; // which
-    sp_str_t snapshot;       // its snapshot
-    sp_pg_t *pg;             // apply role, under the snapshot
-    const char *sql;         // what to ask next
-    PGresult *result;        // its answer
-    int rc;                  // of the asking
-    sp_error_t err;          // its text
-    pthread_t thread;        // that asks
+    sp_str_t snapshot;         // its snapshot
+    sp_pg_t *pg;               // apply role, under the snapshot
+    const char *sql;           // what to ask next
+    PGresult *result;          // its answer
+    int rc;                    // of the asking
+    sp_error_t err;            // its text
+    pthread_t thread;          // that asks
 } side_t;
 
 typedef struct verify {
-    task_t *task;           // owner
-    split_route_t route;    // who gets what
-    verify_sql_t sql;       // queries
-    side_t *sides;          // source, then targets
-    size_t n;               // 1 + targets
-    int64_t rows;           // source rows compared
-    sp_str_t *found;        // mismatches
-    size_t n_found;         // count
+    task_t *task;        // owner
+    split_route_t route; // who gets what
+    verify_sql_t sql;    // queries
+    side_t *sides;       // source, then targets
+    size_t n;            // 1 + targets
+    int64_t rows;        // source rows compared
+    sp_str_t *found;     // mismatches
+    size_t n_found;      // count
 } verify_t;
 
 typedef struct group {
@@ -91,11 +98,14 @@ static int open_side(side_t *self, sp_error_t *err)
 {
     sp_pg_options_t options = {.query_timeout_ms = -1};
     const char *snapshot = sp_pg_literal(self->task->arena, self->snapshot);
-    int rc = snapshot == NULL ? no_memory(err) : task_connect(self->task, &self->shard->apply, &options, &self->pg, err);
+    int rc = snapshot == NULL
+                 ? no_memory(err)
+                 : task_connect(self->task, &self->shard->apply, &options, &self->pg, err);
     // No parallel workers: the application's queries come first; the manager spreads tables over workers.
     if (rc == 0)
         rc = sp_pg_execf(self->pg, err,
-                         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %s; SET LOCAL row_security = off; "
+                         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION "
+                         "SNAPSHOT %s; SET LOCAL row_security = off; "
                          "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off",
                          snapshot);
     return rc == 0 ? 0 : sp_error_prefix(err, "shard %s", self->shard->shard_id);
@@ -112,7 +122,8 @@ static bool take_group(const PGresult *r, int row, group_t *ret_group)
 {
     if (r == NULL || row >= PQntuples(r))
         return false;
-    *ret_group = (group_t){(int)number(r, row, 0), number(r, row, 1), number(r, row, 2), PQgetvalue(r, row, 3)};
+    *ret_group = (group_t){(int)number(r, row, 0), number(r, row, 1), number(r, row, 2),
+                           PQgetvalue(r, row, 3)};
     return true;
 }
 
@@ -125,7 +136,8 @@ static void report(verify_t *self, const char *text)
 static void report_row(verify_t *self, const char *name, const char *what, size_t target)
 {
     char text[TEXT_MAX];
-    snprintf(text, sizeof text, "%s (%.600s): %s %s", self->sql.name, name, what, self->sides[target + 1].shard->shard_id);
+    snprintf(text, sizeof text, "%s (%.600s): %s %s", self->sql.name, name, what,
+             self->sides[target + 1].shard->shard_id);
     report(self, text);
 }
 
@@ -140,7 +152,8 @@ static void compare_rows(verify_t *self, size_t target)
             report_row(self, PQgetvalue(a, i++, 0), "missing on", target);
         } else if (order > 0) {
             bool again = j > 0 && strcmp(PQgetvalue(b, j - 1, 0), PQgetvalue(b, j, 0)) == 0;
-            report_row(self, PQgetvalue(b, j++, 0), again ? "more than once on" : "not on the source, but on", target);
+            report_row(self, PQgetvalue(b, j++, 0),
+                       again ? "more than once on" : "not on the source, but on", target);
         } else {
             if (strcmp(PQgetvalue(a, i, 1), PQgetvalue(b, j, 1)) != 0)
                 report_row(self, PQgetvalue(a, i, 0), "differs on", target);
@@ -150,15 +163,18 @@ static void compare_rows(verify_t *self, size_t target)
     }
 }
 
-static int compare_range(verify_t *self, size_t target, int64_t from, int64_t to, int shift, int64_t rows, sp_error_t *err);
+static int compare_range(verify_t *self, size_t target, int64_t from, int64_t to, int shift,
+                         int64_t rows, sp_error_t *err);
 
 // Hashes of one group: its bucket within its piece and the range that was asked for.
-static void group_range(const verify_t *self, const group_t *g, int shift, int64_t *from, int64_t *to)
+static void group_range(const verify_t *self, const group_t *g, int shift, int64_t *from,
+                        int64_t *to)
 {
     uint64_t width = shift >= 64 ? UINT64_MAX : (UINT64_C(1) << shift) - 1;
     int64_t low = (int64_t)((uint64_t)g->bucket << shift), high = (int64_t)((uint64_t)low + width);
     int64_t piece_low = self->route.starts[g->piece];
-    int64_t piece_high = (size_t)g->piece + 1 < self->route.n ? self->route.starts[g->piece + 1] - 1 : INT64_MAX;
+    int64_t piece_high =
+        (size_t)g->piece + 1 < self->route.n ? self->route.starts[g->piece + 1] - 1 : INT64_MAX;
     low = low > piece_low ? low : piece_low;
     high = high < piece_high ? high : piece_high;
     *from = low > *from ? low : *from;
@@ -171,7 +187,8 @@ typedef struct suspect {
 } suspect_t;
 
 // Walks both sides' groups in order. The source's groups of other targets are passed over.
-static size_t find_suspects(verify_t *self, size_t target, int64_t from, int64_t to, int shift, suspect_t *out, size_t max)
+static size_t find_suspects(verify_t *self, size_t target, int64_t from, int64_t to, int shift,
+                            suspect_t *out, size_t max)
 {
     const PGresult *a = self->sides[0].result, *b = self->sides[target + 1].result;
     size_t n = 0;
@@ -183,7 +200,11 @@ static size_t find_suspects(verify_t *self, size_t target, int64_t from, int64_t
             i++;
         if (!left && !right)
             return n;
-        int order = !left ? 1 : !right ? -1 : g.piece != h.piece ? (g.piece < h.piece ? -1 : 1) : g.bucket != h.bucket ? (g.bucket < h.bucket ? -1 : 1) : 0;
+        int order = !left                  ? 1
+                    : !right               ? -1
+                    : g.piece != h.piece   ? (g.piece < h.piece ? -1 : 1)
+                    : g.bucket != h.bucket ? (g.bucket < h.bucket ? -1 : 1)
+                                           : 0;
         bool same = order == 0 && g.count == h.count && strcmp(g.sum, h.sum) == 0;
         if (!same && n < max) {
             const group_t *which = order <= 0 ? &g : &h;
@@ -213,30 +234,37 @@ static int list_rows(verify_t *self, size_t target, int64_t from, int64_t to, sp
     // Hashes of this target's piece only: a range never reaches over its border.
     compare_rows(self, target);
     if (self->n_found == before) {
-        snprintf(text, sizeof text, "%s: rows with key hashes %" PRId64 " to %" PRId64 " differ on %s", self->sql.name, from, to,
-                 self->sides[target + 1].shard->shard_id);
+        snprintf(text, sizeof text,
+                 "%s: rows with key hashes %" PRId64 " to %" PRId64 " differ on %s", self->sql.name,
+                 from, to, self->sides[target + 1].shard->shard_id);
         report(self, text);
     }
     return 0;
 }
 
-static int narrow(verify_t *self, size_t target, const suspect_t *suspects, size_t n, int shift, sp_error_t *err)
+static int narrow(verify_t *self, size_t target, const suspect_t *suspects, size_t n, int shift,
+                  sp_error_t *err)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < n && self->n_found < REPORT_MAX; i++)
-        rc = compare_range(self, target, suspects[i].from, suspects[i].to, shift, suspects[i].rows, err);
+        rc = compare_range(self, target, suspects[i].from, suspects[i].to, shift, suspects[i].rows,
+                           err);
     return rc;
 }
 
 // Into a range that differs: a listing when it is small, else narrower groups.
-static int compare_range(verify_t *self, size_t target, int64_t from, int64_t to, int shift, int64_t rows, sp_error_t *err)
+static int compare_range(verify_t *self, size_t target, int64_t from, int64_t to, int shift,
+                         int64_t rows, sp_error_t *err)
 {
     suspect_t suspects[GROUPS_MAX];
     if (rows <= LIST_ROWS || shift < NARROWER)
         return list_rows(self, target, from, to, err);
     shift -= NARROWER;
     for (size_t i = 0; i < self->n; i++)
-        self->sides[i].sql = i == 0 || i == target + 1 ? verify_groups(self->task->arena, &self->sql, from, to, shift, i == 0) : NULL;
+        self->sides[i].sql =
+            i == 0 || i == target + 1
+                ? verify_groups(self->task->arena, &self->sql, from, to, shift, i == 0)
+                : NULL;
     int rc = ask_all(self, err);
     size_t n = rc == 0 ? find_suspects(self, target, from, to, shift, suspects, GROUPS_MAX) : 0;
     return rc == 0 ? narrow(self, target, suspects, n, shift, err) : rc;
@@ -247,14 +275,17 @@ static int compare_range(verify_t *self, size_t target, int64_t from, int64_t to
 static int compare(verify_t *self, sp_error_t *err)
 {
     const sp_msg_task_assign_t *a = self->task->assign;
-    int64_t from = a->has_hash_from ? a->hash_from : INT64_MIN, to = a->has_hash_to ? a->hash_to : INT64_MAX;
+    int64_t from = a->has_hash_from ? a->hash_from : INT64_MIN,
+            to = a->has_hash_to ? a->hash_to : INT64_MAX;
     size_t n_targets = self->task->n_targets;
     size_t *n = sp_arena_alloc(self->task->arena, n_targets, sizeof *n);
-    suspect_t *suspects = sp_arena_alloc(self->task->arena, n_targets * GROUPS_MAX, sizeof *suspects);
+    suspect_t *suspects =
+        sp_arena_alloc(self->task->arena, n_targets * GROUPS_MAX, sizeof *suspects);
     if (n == NULL || suspects == NULL)
         return no_memory(err);
     for (size_t i = 0; i < self->n; i++)
-        if ((self->sides[i].sql = verify_groups(self->task->arena, &self->sql, from, to, FIRST_SHIFT, i == 0)) == NULL)
+        if ((self->sides[i].sql = verify_groups(self->task->arena, &self->sql, from, to,
+                                                FIRST_SHIFT, i == 0)) == NULL)
             return no_memory(err);
     int rc = ask_all(self, err);
     if (rc != 0)
@@ -273,8 +304,10 @@ static int prepare(verify_t *self, sp_error_t *err)
 {
     task_t *task = self->task;
     const sp_msg_task_assign_t *a = task->assign;
-    if (a->tables.n != 1 || task->n_targets == 0 || a->snapshot.len == 0 || a->target_snapshots.n != task->n_targets)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a verify task needs one table, targets, and a snapshot of each shard");
+    if (a->tables.n != 1 || task->n_targets == 0 || a->snapshot.len == 0 ||
+        a->target_snapshots.n != task->n_targets)
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "a verify task needs one table, targets, and a snapshot of each shard");
     self->n = task->n_targets + 1;
     self->sides = sp_arena_alloc(task->arena, self->n, sizeof *self->sides);
     self->found = sp_arena_alloc(task->arena, REPORT_MAX, sizeof *self->found);
@@ -284,7 +317,9 @@ static int prepare(verify_t *self, sp_error_t *err)
     self->sides[0] = (side_t){.task = task, .shard = &task->source, .snapshot = a->snapshot};
     for (size_t i = 0; i < task->n_targets; i++) {
         arcs[i] = (sp_arcs_t){a->targets.items[i].bounds.items, a->targets.items[i].bounds.n};
-        self->sides[i + 1] = (side_t){.task = task, .shard = &task->targets[i], .snapshot = a->target_snapshots.items[i]};
+        self->sides[i + 1] = (side_t){.task = task,
+                                      .shard = &task->targets[i],
+                                      .snapshot = a->target_snapshots.items[i]};
     }
     int rc = split_route_make(&self->route, arcs, task->n_targets, task->arena, err);
     for (size_t i = 0; rc == 0 && i < self->n; i++)

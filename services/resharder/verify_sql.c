@@ -8,26 +8,42 @@
 
 // Built-in types whose hash function tells apart whatever prints differently, and costs less than printing. All others are hashed as text:
 // equal floats and jsonb can print differently (numerics too, but only by their scale, which is hashed with them).
-enum { BOOL = 16, BYTEA = 17, INT8 = 20, INT2 = 21, INT4 = 23, TIMESTAMP = 1114, TIMESTAMPTZ = 1184, NUMERIC = 1700, UUID = 2950 };
+enum {
+    BOOL = 16,
+    BYTEA = 17,
+    INT8 = 20,
+    INT2 = 21,
+    INT4 = 23,
+    TIMESTAMP = 1114,
+    TIMESTAMPTZ = 1184,
+    NUMERIC = 1700,
+    UUID = 2950
+};
 enum { BITS = 62 }; // of a null bitmap that one bigint holds
 
 // Wraps the expression in `out` as the seed of the next column's hash. One occurrence of the seed only, or the text would double with each
 // column; so a NULL is hashed as an empty value, and the bitmap in the first seed tells the two apart.
-static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64_t type, bool nullable)
+static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64_t type,
+                       bool nullable)
 {
     const char *function, *value, *empty;
     switch (type) {
-    case INT2: case INT4: case INT8:
+    case INT2:
+    case INT4:
+    case INT8:
         function = "hashint8extended", value = "%s::int8", empty = "0";
         break;
     case BOOL:
         function = "hashint4extended", value = "%s::int4", empty = "0";
         break;
     case UUID:
-        function = "uuid_hash_extended", value = "%s::uuid", empty = "'00000000-0000-0000-0000-000000000000'::uuid";
+        function = "uuid_hash_extended", value = "%s::uuid",
+        empty = "'00000000-0000-0000-0000-000000000000'::uuid";
         break;
-    case TIMESTAMP: case TIMESTAMPTZ: // the session's zone is UTC, so no two instants fall together
-        function = "timestamp_hash_extended", value = "%s::timestamp", empty = "'2000-01-01'::timestamp";
+    case TIMESTAMP:
+    case TIMESTAMPTZ: // the session's zone is UTC, so no two instants fall together
+        function = "timestamp_hash_extended", value = "%s::timestamp",
+        empty = "'2000-01-01'::timestamp";
         break;
     case BYTEA: // as text it would double, past 1 GB
         function = "hashtextextended", value = "md5(%s::bytea)", empty = "''";
@@ -39,8 +55,10 @@ static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64
     if (type == NUMERIC) {
         // NaN and the infinities have no scale, and one hash.
         sp_buf_printf(head,
-                      "hash_numeric_extended(coalesce(%s::numeric, 0), hashint4extended(coalesce(scale(%s::numeric), "
-                      "CASE %s::numeric WHEN 'NaN' THEN -2 WHEN 'Infinity' THEN -3 WHEN '-Infinity' THEN -4 ELSE -1 END), ",
+                      "hash_numeric_extended(coalesce(%s::numeric, 0), "
+                      "hashint4extended(coalesce(scale(%s::numeric), "
+                      "CASE %s::numeric WHEN 'NaN' THEN -2 WHEN 'Infinity' THEN -3 WHEN "
+                      "'-Infinity' THEN -4 ELSE -1 END), ",
                       column, column, column);
         sp_buf_addz(tail, "))");
         return;
@@ -73,7 +91,8 @@ static void add_bitmaps(sp_buf_t *out, const PGresult *columns)
             in_group = 0;
         if (in_group == 0)
             sp_buf_addz(&seed, groups++ > 0 ? "), hashint8extended((0" : "hashint8extended((0");
-        sp_buf_printf(&seed, " | ((%s IS NULL)::int::int8 << %d)", PQgetvalue(columns, i, 0), in_group++);
+        sp_buf_printf(&seed, " | ((%s IS NULL)::int::int8 << %d)", PQgetvalue(columns, i, 0),
+                      in_group++);
     }
     // f((..), f((..), 0)): each group's seed is the next group.
     sp_buf_addz(out, groups > 0 ? sp_buf_cstr(&seed) : "0");
@@ -91,11 +110,13 @@ static const char *row_hash(sp_arena_t *arena, const PGresult *columns)
     for (int i = PQntuples(columns); i-- > 0;) {
         int64_t type = 0;
         sp_str_to_int64(sp_str(PQgetvalue(columns, i, 1)), &type);
-        add_column(&head, &tail, PQgetvalue(columns, i, 0), type, PQgetvalue(columns, i, 2)[0] == 't');
+        add_column(&head, &tail, PQgetvalue(columns, i, 0), type,
+                   PQgetvalue(columns, i, 2)[0] == 't');
     }
     add_bitmaps(&head, columns);
     sp_buf_adds(&head, (sp_str_t){tail.data, tail.len});
-    const char *result = head.failed || tail.failed ? NULL : sp_arena_strz(arena, sp_buf_cstr(&head));
+    const char *result =
+        head.failed || tail.failed ? NULL : sp_arena_strz(arena, sp_buf_cstr(&head));
     sp_buf_free(&head);
     sp_buf_free(&tail);
     return result;
@@ -106,12 +127,16 @@ static const char *row_name(sp_arena_t *arena, const sp_msg_job_table_t *table)
     sp_buf_t out = SP_BUF_INIT;
     for (size_t i = 0; i < table->primary_key.n; i++) {
         const char *column = sp_pg_ident(arena, table->primary_key.items[i]);
-        const char *label = column != NULL ? sp_arena_printf(arena, "%s%s=", i > 0 ? ", " : "", column) : NULL;
+        const char *label =
+            column != NULL ? sp_arena_printf(arena, "%s%s=", i > 0 ? ", " : "", column) : NULL;
         const char *literal = label != NULL ? sp_pg_literal(arena, sp_str(label)) : NULL;
         out.failed = out.failed || literal == NULL;
-        sp_buf_printf(&out, "%s%s || left(%s::text, 200)", i > 0 ? " || " : "", literal != NULL ? literal : "", column != NULL ? column : "");
+        sp_buf_printf(&out, "%s%s || left(%s::text, 200)", i > 0 ? " || " : "",
+                      literal != NULL ? literal : "", column != NULL ? column : "");
     }
-    const char *result = out.failed ? NULL : out.len == 0 ? "'?'" : sp_arena_strz(arena, sp_buf_cstr(&out));
+    const char *result = out.failed     ? NULL
+                         : out.len == 0 ? "'?'"
+                                        : sp_arena_strz(arena, sp_buf_cstr(&out));
     sp_buf_free(&out);
     return result;
 }
@@ -133,27 +158,32 @@ static const char *moving_bounds(sp_arena_t *arena, const split_route_t *route, 
     if (bounds == NULL)
         return NULL;
     for (size_t i = 0; i < route->n; i++)
-        if ((route->owners[i] >= 0) != (n % 2 == 1)) // inside exactly when the number of bounds is odd
+        if ((route->owners[i] >= 0) !=
+            (n % 2 == 1)) // inside exactly when the number of bounds is odd
             bounds[n++] = route->starts[i];
     *ret_all = sp_arcs_is_all((sp_arcs_t){bounds, n});
     return literal_of(arena, bounds, n);
 }
 
-int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route, verify_sql_t *ret_self, sp_error_t *err)
+int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route,
+                    verify_sql_t *ret_self, sp_error_t *err)
 {
     const sp_msg_job_table_t *table = &task->assign->tables.items[0];
     sp_arena_t *arena = task->arena;
     verify_sql_t self = {.name = sp_pg_qualified(arena, table->schema, table->table)};
     const char *key = sp_pg_ident(arena, table->key_column);
     PGresult *columns = NULL;
-    int rc = self.name == NULL || key == NULL ? SP_E_OUT_OF_MEMORY : sp_pg_query(source, SP_SQL_VERIFY_COLUMNS, 1, &self.name, &columns, err);
+    int rc = self.name == NULL || key == NULL
+                 ? SP_E_OUT_OF_MEMORY
+                 : sp_pg_query(source, SP_SQL_VERIFY_COLUMNS, 1, &self.name, &columns, err);
     if (rc == 0) {
         self.key_hash = sp_arena_printf(arena, "hashtextextended(%s::text, 0)", key);
         self.row_hash = row_hash(arena, columns);
         self.row_name = row_name(arena, table);
         self.starts = literal_of(arena, route->starts, route->n);
         self.moving = moving_bounds(arena, route, &self.all_moves);
-        if (self.key_hash == NULL || self.row_hash == NULL || self.row_name == NULL || self.starts == NULL || self.moving == NULL)
+        if (self.key_hash == NULL || self.row_hash == NULL || self.row_name == NULL ||
+            self.starts == NULL || self.moving == NULL)
             rc = SP_E_OUT_OF_MEMORY;
     }
     PQclear(columns);
@@ -164,26 +194,35 @@ int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route, v
     return rc;
 }
 
-const char *verify_groups(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to, int shift, bool moving_only)
+const char *verify_groups(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to,
+                          int shift, bool moving_only)
 {
     // Filters only where they filter: each computes the key's hash once more.
     const char *range = "", *moving = "";
     if (from != INT64_MIN || to != INT64_MAX)
-        range = sp_arena_printf(arena, " AND %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64 "'::int8", self->key_hash, from, to);
+        range =
+            sp_arena_printf(arena, " AND %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64 "'::int8",
+                            self->key_hash, from, to);
     if (moving_only && !self->all_moves)
-        moving = sp_arena_printf(arena, " AND width_bucket(%s, '%s'::int8[]) %% 2 = 1", self->key_hash, self->moving);
+        moving = sp_arena_printf(arena, " AND width_bucket(%s, '%s'::int8[]) %% 2 = 1",
+                                 self->key_hash, self->moving);
     if (range == NULL || moving == NULL)
         return NULL;
     // OFFSET 0: both hashes of a row are computed once.
     return sp_arena_printf(arena,
-                           "SELECT width_bucket(k, '%s'::int8[]) - 1, k >> %d, count(*), sum(h) FROM ("
-                           "SELECT %s AS k, %s AS h FROM ONLY %s WHERE true%s%s OFFSET 0) g GROUP BY 1, 2 ORDER BY 1, 2",
-                           self->starts, shift, self->key_hash, self->row_hash, self->name, range, moving);
+                           "SELECT width_bucket(k, '%s'::int8[]) - 1, k >> %d, count(*), sum(h) "
+                           "FROM ("
+                           "SELECT %s AS k, %s AS h FROM ONLY %s WHERE true%s%s OFFSET 0) g GROUP "
+                           "BY 1, 2 ORDER BY 1, 2",
+                           self->starts, shift, self->key_hash, self->row_hash, self->name, range,
+                           moving);
 }
 
 const char *verify_rows(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to)
 {
-    return sp_arena_printf(arena, "SELECT n COLLATE \"C\", h FROM (SELECT %s AS n, %s AS h FROM ONLY %s WHERE %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64
+    return sp_arena_printf(arena,
+                           "SELECT n COLLATE \"C\", h FROM (SELECT %s AS n, %s AS h FROM ONLY %s "
+                           "WHERE %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64
                            "'::int8) s ORDER BY 1, 2",
                            self->row_name, self->row_hash, self->name, self->key_hash, from, to);
 }

@@ -16,9 +16,11 @@ typedef struct verify_sql {
 } verify_sql_t;
 
 // Asks the source for the columns. Everything is in the task's arena.
-int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route, verify_sql_t *ret_self, sp_error_t *err);
+int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route,
+                    verify_sql_t *ret_self, sp_error_t *err);
 // Groups of rows with from <= key hash <= to: piece, hash >> shift, count, sum of row hashes. moving_only: on the source.
-const char *verify_groups(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to, int shift, bool moving_only);
+const char *verify_groups(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to,
+                          int shift, bool moving_only);
 // The rows themselves: name, row hash; ordered by both.
 const char *verify_rows(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to);
 

@@ -106,7 +106,8 @@ def test_schema_and_copy(shop):
     result = shop.schema()
     assert len(result["schema_objects"]) == 2
     for objects in result["schema_objects"]:
-        assert 'SCHEMA "Other"' in objects and 'TABLE "Other"."We ird""T"' in objects and "TYPE public.mood" in objects
+        assert 'SCHEMA "Other"' in objects and 'TABLE "Other"."We ird""T"' in objects and 'TYPE "public"."mood"' in objects and 'FUNCTION "public"."touch"()' in objects
+        assert all('"' in o for o in objects)
         assert not any("countries" in o or "cview" in o or "shardplane" in o for o in objects)
     with pytest.raises(psycopg2.Error) as refused:
         rig.sql(1, "INSERT INTO customers (name) VALUES ('x')", role="primary_endpoint")

@@ -9,11 +9,16 @@
 
 #include "services/resharder/pure_dump.h"
 
-static const char head[] = "--\n-- PostgreSQL database dump\n--\n\n\\restrict KeY1\n\nSET lock_timeout = 0;\n\n";
-static const char entry_a[] = "--\n-- TOC entry 215 (class 1259 OID 16389)\n-- Name: a; Type: TABLE; Schema: public; Owner: o\n-- Data Pos: 0\n--\n\n"
-                              "CREATE TABLE a (t text DEFAULT '\n--\n-- TOC entry 5 (class x OID 1)\n');\n\n\n";
-static const char entry_b[] = "--\n-- TOC entry 3 (class 0 OID 0)\n-- Dependencies: 215 6\n-- Name: b\n--\n\nCOMMENT ON TABLE a IS '\n\\restrict x\n';\n\n";
-static const char tail[] = "\n\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict KeY1\n\n";
+static const char head[] =
+    "--\n-- PostgreSQL database dump\n--\n\n\\restrict KeY1\n\nSET lock_timeout = 0;\n\n";
+static const char entry_a[] =
+    "--\n-- TOC entry 215 (class 1259 OID 16389)\n-- Name: a; Type: TABLE; Schema: public; Owner: "
+    "o\n-- Data Pos: 0\n--\n\n"
+    "CREATE TABLE a (t text DEFAULT '\n--\n-- TOC entry 5 (class x OID 1)\n');\n\n\n";
+static const char entry_b[] = "--\n-- TOC entry 3 (class 0 OID 0)\n-- Dependencies: 215 6\n-- "
+                              "Name: b\n--\n\nCOMMENT ON TABLE a IS '\n\\restrict x\n';\n\n";
+static const char tail[] =
+    "\n\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict KeY1\n\n";
 
 static char *join(const char *a, const char *b, const char *c, const char *d)
 {
@@ -39,14 +44,15 @@ static void test_cut(void **state)
     assert_int_equal(section.entries[0].oid, 16389);
     assert_int_equal(section.entries[0].n_deps, 0);
     assert_non_null(strstr(section.entries[0].sql, "CREATE TABLE a"));
-    assert_non_null(strstr(section.entries[0].sql, "-- TOC entry 5")); // within a statement: not a mark
+    assert_non_null(
+        strstr(section.entries[0].sql, "-- TOC entry 5")); // within a statement: not a mark
     assert_null(strstr(section.entries[0].sql, "COMMENT"));
     assert_int_equal(section.entries[1].id, 3);
     assert_int_equal(section.entries[1].n_deps, 2);
     assert_int_equal(section.entries[1].deps[0], 215);
     assert_int_equal(section.entries[1].deps[1], 6);
-    assert_non_null(strstr(section.entries[1].sql, "\n\\restrict x\n"));   // a user's own line stays
-    assert_null(strstr(section.entries[1].sql, "unrestrict"));             // psql's does not
+    assert_non_null(strstr(section.entries[1].sql, "\n\\restrict x\n")); // a user's own line stays
+    assert_null(strstr(section.entries[1].sql, "unrestrict"));           // psql's does not
     free(text);
     sp_arena_destroy(&arena);
 }
@@ -74,6 +80,7 @@ static void test_older_release(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cut), cmocka_unit_test(test_older_release)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cut),
+                                       cmocka_unit_test(test_older_release)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -82,7 +82,8 @@ static void make_streams(bool binary, sp_buf_t *in, sp_buf_t expect[TARGETS])
         sp_buf_add(in, split_binary_trailer, sizeof split_binary_trailer);
 }
 
-static void check_cut(bool binary, const split_route_t *route, const sp_buf_t *in, const sp_buf_t *expect, const size_t *cuts, size_t n)
+static void check_cut(bool binary, const split_route_t *route, const sp_buf_t *in,
+                      const sp_buf_t *expect, const size_t *cuts, size_t n)
 {
     sink_t sink = {.fail_after = -1};
     int64_t rows[TARGETS] = {0};
@@ -91,7 +92,8 @@ static void check_cut(bool binary, const split_route_t *route, const sp_buf_t *i
     split_start(&split, binary, route, rows, put, &sink);
     for (size_t i = 0; i <= n; i++) {
         size_t from = i == 0 ? 0 : cuts[i - 1], to = i == n ? in->len : cuts[i];
-        char *piece = malloc(to - from + 1); // its own block, so that reading past it is seen by ASan
+        char *piece =
+            malloc(to - from + 1); // its own block, so that reading past it is seen by ASan
         memcpy(piece, in->data + from, to - from);
         assert_int_equal(split_feed(&split, piece, to - from, &err), 0);
         free(piece);

@@ -39,11 +39,19 @@ SELECT o.n,
            -- what belongs to a database rather than to its tables
            OR o.class IN ('pg_event_trigger'::regclass, 'pg_publication'::regclass, 'pg_publication_rel'::regclass,
                           'pg_publication_namespace'::regclass, 'pg_subscription'::regclass, 'pg_default_acl'::regclass)),
-       CASE WHEN o.obj = 0 OR o.class = 0 THEN NULL ELSE upper((pg_identify_object(o.class, o.obj, 0)).type) END,
-       CASE WHEN o.obj = 0 OR o.class = 0 THEN NULL ELSE (pg_identify_object(o.class, o.obj, 0)).identity END,
+       upper(i.type),
+       -- always quoted, so that whoever reads the list sees where the kind ends
+       CASE WHEN f.oid IS NOT NULL THEN format('"%s"."%s"(%s)', replace(fn.nspname, '"', '""'), replace(f.proname, '"', '""'),
+                                               pg_get_function_identity_arguments(f.oid))
+            WHEN i.name IS NULL THEN i.identity
+            ELSE concat(CASE WHEN i.schema LIKE '"%' THEN i.schema ELSE '"' || i.schema || '"' END || '.',
+                        CASE WHEN i.name LIKE '"%' THEN i.name ELSE '"' || i.name || '"' END) END,
        o.tab, o.contype, o.convalidated, CASE WHEN o.con IS NOT NULL THEN pg_get_constraintdef(o.con) END,
        CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', cn.nspname, c.relname) END, c.relkind, quote_ident(o.conname)
-  FROM owned o LEFT JOIN pg_class c ON c.oid = o.tab LEFT JOIN pg_namespace cn ON cn.oid = c.relnamespace
+  FROM owned o
+       LEFT JOIN LATERAL pg_identify_object(nullif(o.class, 0::oid), nullif(o.obj, 0::oid), 0) i ON true
+       LEFT JOIN pg_proc f ON o.class = 'pg_proc'::regclass AND f.oid = o.obj LEFT JOIN pg_namespace fn ON fn.oid = f.pronamespace
+       LEFT JOIN pg_class c ON c.oid = o.tab LEFT JOIN pg_namespace cn ON cn.oid = c.relnamespace
  ORDER BY o.n
 
 -- name: sequences
@@ -58,4 +66,4 @@ SELECT format('%I.%I', n.nspname, c.relname), s.seqincrement
 -- $1: identities of schemas, $2: of extensions. One row for each that is here.
 SELECT 'SCHEMA ' || i FROM unnest($1::text[]) i WHERE to_regnamespace(i) IS NOT NULL
 UNION ALL
-SELECT 'EXTENSION ' || quote_ident(extname) FROM pg_extension WHERE quote_ident(extname) = ANY ($2::text[])
+SELECT 'EXTENSION ' || i FROM unnest($2::text[]) i WHERE EXISTS (SELECT FROM pg_extension WHERE i = '"' || replace(extname, '"', '""') || '"')
