@@ -1,11 +1,11 @@
 // Commands: the actor, repeated requests, and what all commands share.
 #include "services/manager/command.h"
 
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/digest.h"
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
@@ -102,7 +102,7 @@ static void hash_body(const sp_schema_t *schema, const void *body, unsigned char
     sp_buf_t bytes = SP_BUF_INIT;
     memset(out, 0, 32);
     if (sp_wire_encode_msgpack(schema, body, &bytes, NULL) == 0)
-        crypto_generichash(out, 32, (const unsigned char *)bytes.data, bytes.len, NULL, 0);
+        sp_digest(bytes.data, bytes.len, out, 32);
     sp_buf_free(&bytes);
 }
 

@@ -1,10 +1,10 @@
 // Commands about jobs. A split makes the job's record, claims its shards and registers new ones in one transaction; everything else is
 // the job actor's. Cancel and finalize only set a flag: the flip and the cancel are rival compare-and-swaps on the job's record.
-#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/digest.h"
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
@@ -63,9 +63,7 @@ static int hash_request(const sp_msg_reshard_split_t *m, sp_arena_t *arena, char
         if (rc == 0)
             sp_buf_printf(&text, SP_STR_FMT " %lld %s", SP_STR_ARG(create.name), (long long)create.vnode_count, sp_dsn_redact(&dsn, arena));
     }
-    unsigned char hash[16];
-    crypto_generichash(hash, sizeof hash, (const unsigned char *)sp_buf_cstr(&text), text.len, NULL, 0);
-    sodium_bin2hex(out, 33, hash, sizeof hash);
+    sp_digest_hex(sp_buf_cstr(&text), text.len, out, 16);
     sp_buf_free(&text);
     return rc;
 }

@@ -15,6 +15,7 @@
 #include "common/base/arena.h"
 #include "common/base/buf.h"
 #include "common/base/clock.h"
+#include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
@@ -366,6 +367,19 @@ static void clocks(void **state)
     assert_true(sp_clock_wall_ms() > INT64_C(1700000000000));
 }
 
+// Known answers: python3 -c "import hashlib; print(hashlib.blake2b(b'abc', digest_size=16).hexdigest())"
+static void digests(void **state)
+{
+    (void)state;
+    char hex[2 * SP_DIGEST_MAX + 1];
+    sp_digest_hex("abc", 3, hex, 16);
+    assert_string_equal(hex, "cf4ab791c62b8d2b2109c90275287816");
+    sp_digest_hex("", 0, hex, 16);
+    assert_string_equal(hex, "cae66941d9efbd404e4d88758ea67670");
+    unsigned char raw[32];
+    sp_digest(NULL, 0, raw, sizeof raw);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -374,7 +388,7 @@ int main(void)
         cmocka_unit_test(arena),     cmocka_unit_test(buffer),
         cmocka_unit_test(log_lines), cmocka_unit_test(randoms),
         cmocka_unit_test(seal),      cmocka_unit_test(failpoints),
-        cmocka_unit_test(clocks),
+        cmocka_unit_test(clocks),    cmocka_unit_test(digests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
