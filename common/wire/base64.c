@@ -11,8 +11,10 @@ void sp_base64_encode(const void *data, size_t len, sp_buf_t *out)
     }
     for (size_t i = 0; i < len; i += 3) {
         size_t n = len - i < 3 ? len - i : 3;
-        uint32_t group = (uint32_t)in[i] << 16 | (n > 1 ? (uint32_t)in[i + 1] << 8 : 0) | (n > 2 ? in[i + 2] : 0);
-        char four[4] = {alphabet[group >> 18], alphabet[group >> 12 & 63], n > 1 ? alphabet[group >> 6 & 63] : '=',
+        uint32_t group = (uint32_t)in[i] << 16 | (n > 1 ? (uint32_t)in[i + 1] << 8 : 0) |
+                         (n > 2 ? in[i + 2] : 0);
+        char four[4] = {alphabet[group >> 18], alphabet[group >> 12 & 63],
+                        n > 1 ? alphabet[group >> 6 & 63] : '=',
                         n > 2 ? alphabet[group & 63] : '='};
         sp_buf_add(out, four, sizeof(four));
     }
@@ -39,7 +41,8 @@ int sp_base64_decode(sp_str_t text, sp_arena_t *arena, sp_str_t *ret_bytes, sp_e
         pad++;
     }
     if (text.len % 4 != 0) {
-        return sp_error_set(err, SP_E_MALFORMED, "base64 has %zu characters, not whole groups of four", text.len);
+        return sp_error_set(err, SP_E_MALFORMED,
+                            "base64 has %zu characters, not whole groups of four", text.len);
     }
     uint8_t *out = sp_arena_alloc(arena, text.len / 4 * 3 + 1, 1);
     if (out == NULL) {

@@ -12,22 +12,26 @@ typedef struct decoder {
     sp_error_t *err;       // may be NULL
 } decoder_t;
 
-static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path_t *up, int depth, void *body);
+static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path_t *up, int depth,
+                          void *body);
 
 static int wrong_type(decoder_t *d, const sp_path_t *path, const char *wanted, sp_mp_kind_t got)
 {
-    return sp_path_fail(path, SP_E_INVALID_ARGUMENT, d->err, "%s is needed, not %s", wanted, sp_mp_kind_name(got));
+    return sp_path_fail(path, SP_E_INVALID_ARGUMENT, d->err, "%s is needed, not %s", wanted,
+                        sp_mp_kind_name(got));
 }
 
 // One element into `at`, alone or in a list.
-static int decode_element(decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth, void *at)
+static int decode_element(decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth,
+                          void *at)
 {
     if (f->type == SP_T_PART) {
         return decode_message(d, f->part, path, depth, at);
     }
     if (f->type == SP_T_VALUE) {
         int rc = sp_value_msgpack_read(&d->reader, d->arena, depth, at, d->err);
-        return rc != 0 ? sp_path_fail(path, rc, d->err, "%s", d->err != NULL ? d->err->text : "") : 0;
+        return rc != 0 ? sp_path_fail(path, rc, d->err, "%s", d->err != NULL ? d->err->text : "")
+                       : 0;
     }
     sp_mp_token_t t;
     int rc = sp_mp_next(&d->reader, &t, d->err);
@@ -47,7 +51,8 @@ static int decode_element(decoder_t *d, const sp_field_t *f, const sp_path_t *pa
             return wrong_type(d, path, "an integer", t.kind);
         }
         *(int64_t *)at = t.i;
-        return f->type == SP_T_INT ? sp_field_check_int(f, path, t.i, d->err) : sp_field_check_enum(f, path, t.i, d->err);
+        return f->type == SP_T_INT ? sp_field_check_int(f, path, t.i, d->err)
+                                   : sp_field_check_enum(f, path, t.i, d->err);
     case SP_T_FLOAT:
         if (t.kind != SP_MP_FLOAT && t.kind != SP_MP_INT) {
             return wrong_type(d, path, "a number", t.kind);
@@ -63,7 +68,8 @@ static int decode_element(decoder_t *d, const sp_field_t *f, const sp_path_t *pa
     }
 }
 
-static int decode_list(decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth, void *body)
+static int decode_list(decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth,
+                       void *body)
 {
     sp_mp_token_t t;
     int rc = sp_mp_next(&d->reader, &t, d->err);
@@ -89,7 +95,8 @@ static int decode_list(decoder_t *d, const sp_field_t *f, const sp_path_t *path,
     return rc;
 }
 
-static int decode_field(decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth, void *body)
+static int decode_field(decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth,
+                        void *body)
 {
     if (f->list) {
         return decode_list(d, f, path, depth, body);
@@ -114,7 +121,8 @@ static int find_field(const sp_schema_t *schema, int64_t id, size_t from)
     return -1;
 }
 
-static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path_t *up, int depth, void *body)
+static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path_t *up, int depth,
+                          void *body)
 {
     int rc = sp_field_check_depth(up, depth, d->err);
     sp_mp_token_t map, key;
@@ -122,8 +130,8 @@ static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path
         return rc;
     }
     if (map.kind != SP_MP_MAP) {
-        return sp_path_fail(up, SP_E_INVALID_ARGUMENT, d->err, "%s is a map of fields, not %s", schema->name,
-                            sp_mp_kind_name(map.kind));
+        return sp_path_fail(up, SP_E_INVALID_ARGUMENT, d->err, "%s is a map of fields, not %s",
+                            schema->name, sp_mp_kind_name(map.kind));
     }
     memset(body, 0, schema->size);
     uint64_t seen = 0;
@@ -134,13 +142,15 @@ static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path
             return rc;
         }
         if (key.kind != SP_MP_INT) {
-            return sp_path_fail(up, SP_E_MALFORMED, d->err, "a field of %s is named by %s, not by its number", schema->name,
+            return sp_path_fail(up, SP_E_MALFORMED, d->err,
+                                "a field of %s is named by %s, not by its number", schema->name,
                                 sp_mp_kind_name(key.kind));
         }
         int found = find_field(schema, key.i, next);
         bool nil = d->reader.at < d->reader.end && *d->reader.at == 0xc0;
         if (found < 0 || (nil && schema->fields[found].type != SP_T_VALUE)) {
-            rc = sp_mp_skip(&d->reader, d->err); // from a newer peer; or nil, which is the same as absent
+            rc = sp_mp_skip(&d->reader,
+                            d->err); // from a newer peer; or nil, which is the same as absent
         } else {
             const sp_field_t *f = &schema->fields[found];
             sp_path_t path = {.up = up, .name = f->name};
@@ -158,11 +168,12 @@ static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path
     return sp_field_complete(schema, up, seen, body, d->err);
 }
 
-int sp_wire_decode_msgpack(const sp_schema_t *schema, const void *data, size_t len, sp_arena_t *arena, void *ret_body,
-                           sp_error_t *err)
+int sp_wire_decode_msgpack(const sp_schema_t *schema, const void *data, size_t len,
+                           sp_arena_t *arena, void *ret_body, sp_error_t *err)
 {
     if (len > schema->max_bytes) {
-        return sp_error_set(err, SP_E_TOO_LARGE, "%s: %zu bytes, at most %zu are allowed", schema->name, len, schema->max_bytes);
+        return sp_error_set(err, SP_E_TOO_LARGE, "%s: %zu bytes, at most %zu are allowed",
+                            schema->name, len, schema->max_bytes);
     }
     int rc = sp_wire_scan(data, len, SP_WIRE_MAX_DEPTH, err);
     if (rc != 0) {

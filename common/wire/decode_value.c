@@ -9,29 +9,35 @@ typedef struct decoder {
     sp_error_t *err;   // may be NULL
 } decoder_t;
 
-static int decode_message(const decoder_t *d, const sp_schema_t *schema, const sp_path_t *up, int depth, const sp_value_t *map,
-                          void *body);
+static int decode_message(const decoder_t *d, const sp_schema_t *schema, const sp_path_t *up,
+                          int depth, const sp_value_t *map, void *body);
 
-static int wrong_type(const decoder_t *d, const sp_path_t *path, const char *wanted, sp_value_kind_t got)
+static int wrong_type(const decoder_t *d, const sp_path_t *path, const char *wanted,
+                      sp_value_kind_t got)
 {
-    static const char *const names[] = {"nothing", "null", "a boolean", "an integer", "a float", "a string", "bytes", "a list",
-                                        "a map"};
-    return sp_path_fail(path, SP_E_INVALID_ARGUMENT, d->err, "%s is needed, not %s", wanted, names[got]);
+    static const char *const names[] = {"nothing",  "null",  "a boolean", "an integer", "a float",
+                                        "a string", "bytes", "a list",    "a map"};
+    return sp_path_fail(path, SP_E_INVALID_ARGUMENT, d->err, "%s is needed, not %s", wanted,
+                        names[got]);
 }
 
-static int decode_int(const decoder_t *d, const sp_field_t *f, const sp_path_t *path, const sp_value_t *v, int64_t *at)
+static int decode_int(const decoder_t *d, const sp_field_t *f, const sp_path_t *path,
+                      const sp_value_t *v, int64_t *at)
 {
     if (v->kind == SP_VALUE_INT) {
         *at = v->u.i;
     } else if (!f->json_string || v->kind != SP_VALUE_STRING) {
-        return wrong_type(d, path, f->json_string ? "an integer, also as a string," : "an integer", v->kind);
+        return wrong_type(d, path, f->json_string ? "an integer, also as a string," : "an integer",
+                          v->kind);
     } else if (sp_str_to_int64(v->u.s, at) != 0) {
-        return sp_path_fail(path, SP_E_INVALID_ARGUMENT, d->err, "the string is no integer of 64 bits");
+        return sp_path_fail(path, SP_E_INVALID_ARGUMENT, d->err,
+                            "the string is no integer of 64 bits");
     }
     return sp_field_check_int(f, path, *at, d->err);
 }
 
-static int decode_enum(const decoder_t *d, const sp_field_t *f, const sp_path_t *path, const sp_value_t *v, int64_t *at)
+static int decode_enum(const decoder_t *d, const sp_field_t *f, const sp_path_t *path,
+                       const sp_value_t *v, int64_t *at)
 {
     if (v->kind != SP_VALUE_STRING) {
         return wrong_type(d, path, "a string", v->kind);
@@ -48,7 +54,8 @@ static int decode_enum(const decoder_t *d, const sp_field_t *f, const sp_path_t 
     return SP_E_INVALID_ARGUMENT;
 }
 
-static int decode_bytes(const decoder_t *d, const sp_field_t *f, const sp_path_t *path, const sp_value_t *v, sp_str_t *at)
+static int decode_bytes(const decoder_t *d, const sp_field_t *f, const sp_path_t *path,
+                        const sp_value_t *v, sp_str_t *at)
 {
     if (v->kind != SP_VALUE_STRING && (f->type == SP_T_STRING || v->kind != SP_VALUE_BYTES)) {
         return wrong_type(d, path, "a string", v->kind);
@@ -64,7 +71,8 @@ static int decode_bytes(const decoder_t *d, const sp_field_t *f, const sp_path_t
 }
 
 // One element into `at`, alone or in a list.
-static int decode_element(const decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth, const sp_value_t *v, void *at)
+static int decode_element(const decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth,
+                          const sp_value_t *v, void *at)
 {
     switch (f->type) {
     case SP_T_BOOL:
@@ -73,8 +81,10 @@ static int decode_element(const decoder_t *d, const sp_field_t *f, const sp_path
         }
         *(bool *)at = v->u.b;
         return 0;
-    case SP_T_INT: return decode_int(d, f, path, v, at);
-    case SP_T_ENUM: return decode_enum(d, f, path, v, at);
+    case SP_T_INT:
+        return decode_int(d, f, path, v, at);
+    case SP_T_ENUM:
+        return decode_enum(d, f, path, v, at);
     case SP_T_FLOAT:
         if (v->kind != SP_VALUE_FLOAT && v->kind != SP_VALUE_INT) {
             return wrong_type(d, path, "a number", v->kind);
@@ -82,14 +92,19 @@ static int decode_element(const decoder_t *d, const sp_field_t *f, const sp_path
         *(double *)at = v->kind == SP_VALUE_FLOAT ? v->u.f : (double)v->u.i;
         return sp_field_check_float(f, path, *(double *)at, d->err);
     case SP_T_STRING:
-    case SP_T_BYTES: return decode_bytes(d, f, path, v, at);
-    case SP_T_VALUE: *(sp_value_t *)at = *v; return 0;
-    case SP_T_PART: return decode_message(d, f->part, path, depth, v, at);
+    case SP_T_BYTES:
+        return decode_bytes(d, f, path, v, at);
+    case SP_T_VALUE:
+        *(sp_value_t *)at = *v;
+        return 0;
+    case SP_T_PART:
+        return decode_message(d, f->part, path, depth, v, at);
     }
     return SP_E_INTERNAL;
 }
 
-static int decode_field(const decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth, const sp_value_t *v, void *body)
+static int decode_field(const decoder_t *d, const sp_field_t *f, const sp_path_t *path, int depth,
+                        const sp_value_t *v, void *body)
 {
     if (f->list) {
         if (v->kind != SP_VALUE_LIST) {
@@ -128,7 +143,8 @@ static int find_field(const sp_schema_t *schema, sp_str_t name)
     return -1;
 }
 
-static int unknown_field(const decoder_t *d, const sp_schema_t *schema, const sp_path_t *up, sp_str_t name)
+static int unknown_field(const decoder_t *d, const sp_schema_t *schema, const sp_path_t *up,
+                         sp_str_t name)
 {
     char shown[65] = "";
     if (name.len < sizeof(shown)) {
@@ -138,8 +154,8 @@ static int unknown_field(const decoder_t *d, const sp_schema_t *schema, const sp
     return sp_path_fail(&path, SP_E_UNKNOWN_FIELD, d->err, "%s has no such field", schema->name);
 }
 
-static int decode_message(const decoder_t *d, const sp_schema_t *schema, const sp_path_t *up, int depth, const sp_value_t *map,
-                          void *body)
+static int decode_message(const decoder_t *d, const sp_schema_t *schema, const sp_path_t *up,
+                          int depth, const sp_value_t *map, void *body)
 {
     if (map->kind != SP_VALUE_MAP) {
         sp_path_t top = {.name = schema->name};
@@ -162,7 +178,8 @@ static int decode_message(const decoder_t *d, const sp_schema_t *schema, const s
         if ((seen >> found & 1) != 0) {
             return sp_path_fail(&path, SP_E_MALFORMED, d->err, "given twice");
         }
-        if (pair->value.kind == SP_VALUE_ABSENT || (pair->value.kind == SP_VALUE_NULL && f->type != SP_T_VALUE)) {
+        if (pair->value.kind == SP_VALUE_ABSENT ||
+            (pair->value.kind == SP_VALUE_NULL && f->type != SP_T_VALUE)) {
             continue; // null is the same as absent
         }
         seen |= UINT64_C(1) << found;
@@ -174,7 +191,8 @@ static int decode_message(const decoder_t *d, const sp_schema_t *schema, const s
     return sp_field_complete(schema, up, seen, body, d->err);
 }
 
-int sp_wire_decode_value(const sp_schema_t *schema, const sp_value_t *map, sp_arena_t *arena, void *ret_body, sp_error_t *err)
+int sp_wire_decode_value(const sp_schema_t *schema, const sp_value_t *map, sp_arena_t *arena,
+                         void *ret_body, sp_error_t *err)
 {
     decoder_t d = {.arena = arena, .err = err};
     return decode_message(&d, schema, NULL, 1, map, ret_body);

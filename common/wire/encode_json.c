@@ -12,18 +12,22 @@ typedef struct encoder {
     sp_error_t *err;   // may be NULL
 } encoder_t;
 
-static int encode_message(const encoder_t *e, const sp_schema_t *schema, const sp_path_t *up, int depth, const void *body);
+static int encode_message(const encoder_t *e, const sp_schema_t *schema, const sp_path_t *up,
+                          int depth, const void *body);
 
 static void write_int(const encoder_t *e, const sp_field_t *f, int64_t v)
 {
     sp_buf_printf(e->out, f->json_string ? "\"%" PRId64 "\"" : "%" PRId64, v);
 }
 
-static int encode_element(const encoder_t *e, const sp_field_t *f, const sp_path_t *path, int depth, const void *at)
+static int encode_element(const encoder_t *e, const sp_field_t *f, const sp_path_t *path, int depth,
+                          const void *at)
 {
     int rc = 0;
     switch (f->type) {
-    case SP_T_BOOL: sp_buf_addz(e->out, *(const bool *)at ? "true" : "false"); return 0;
+    case SP_T_BOOL:
+        sp_buf_addz(e->out, *(const bool *)at ? "true" : "false");
+        return 0;
     case SP_T_INT:
         rc = sp_field_check_int(f, path, *(const int64_t *)at, e->err);
         write_int(e, f, *(const int64_t *)at);
@@ -46,16 +50,21 @@ static int encode_element(const encoder_t *e, const sp_field_t *f, const sp_path
         return rc;
     case SP_T_VALUE:
         rc = sp_json_write_value(at, depth, e->out, e->err);
-        return rc != 0 ? sp_path_fail(path, rc, e->err, "%s", e->err != NULL ? e->err->text : "") : 0;
-    case SP_T_PART: return encode_message(e, f->part, path, depth, at);
+        return rc != 0 ? sp_path_fail(path, rc, e->err, "%s", e->err != NULL ? e->err->text : "")
+                       : 0;
+    case SP_T_PART:
+        return encode_message(e, f->part, path, depth, at);
     }
     return rc;
 }
 
-static int encode_field(const encoder_t *e, const sp_field_t *f, const sp_path_t *path, int depth, const void *body)
+static int encode_field(const encoder_t *e, const sp_field_t *f, const sp_path_t *path, int depth,
+                        const void *body)
 {
     if (!f->list) {
-        return encode_element(e, f, path, depth, f->type == SP_T_PART ? sp_field_part(f, body) : (const char *)body + f->offset);
+        return encode_element(e, f, path, depth,
+                              f->type == SP_T_PART ? sp_field_part(f, body)
+                                                   : (const char *)body + f->offset);
     }
     size_t n, size = sp_field_element_size(f);
     const char *items = sp_field_list(f, body, &n);
@@ -70,7 +79,8 @@ static int encode_field(const encoder_t *e, const sp_field_t *f, const sp_path_t
     return rc;
 }
 
-static int encode_message(const encoder_t *e, const sp_schema_t *schema, const sp_path_t *up, int depth, const void *body)
+static int encode_message(const encoder_t *e, const sp_schema_t *schema, const sp_path_t *up,
+                          int depth, const void *body)
 {
     int rc = sp_field_check_depth(up, depth, e->err);
     bool first = true;
@@ -82,7 +92,9 @@ static int encode_message(const encoder_t *e, const sp_schema_t *schema, const s
             continue;
         }
         if (!sp_field_present(f, body)) {
-            rc = f->required ? sp_path_fail(&path, SP_E_MISSING_FIELD, e->err, "required by %s", schema->name) : 0;
+            rc = f->required ? sp_path_fail(&path, SP_E_MISSING_FIELD, e->err, "required by %s",
+                                            schema->name)
+                             : 0;
             continue;
         }
         sp_buf_printf(e->out, "%s\"%s\":", first ? "" : ",", f->name);
@@ -93,14 +105,15 @@ static int encode_message(const encoder_t *e, const sp_schema_t *schema, const s
     return rc;
 }
 
-int sp_wire_encode_json(const sp_schema_t *schema, const void *body, bool with_secrets, sp_buf_t *out, sp_error_t *err)
+int sp_wire_encode_json(const sp_schema_t *schema, const void *body, bool with_secrets,
+                        sp_buf_t *out, sp_error_t *err)
 {
     size_t before = out->len;
     encoder_t e = {.with_secrets = with_secrets, .out = out, .err = err};
     int rc = encode_message(&e, schema, NULL, 1, body);
     if (rc == 0 && out->len - before > sp_json_limit(schema)) {
-        rc = sp_error_set(err, SP_E_TOO_LARGE, "%s: %zu bytes, at most %zu are allowed", schema->name, out->len - before,
-                          sp_json_limit(schema));
+        rc = sp_error_set(err, SP_E_TOO_LARGE, "%s: %zu bytes, at most %zu are allowed",
+                          schema->name, out->len - before, sp_json_limit(schema));
     }
     return sp_pack_end(out, before, rc, err);
 }

@@ -3,14 +3,17 @@
 #include "common/wire/pack.h"
 #include "common/wire/value_msgpack.h"
 
-static int encode_message(const sp_schema_t *schema, const sp_path_t *up, int depth, const void *body, sp_buf_t *out,
-                          sp_error_t *err);
+static int encode_message(const sp_schema_t *schema, const sp_path_t *up, int depth,
+                          const void *body, sp_buf_t *out, sp_error_t *err);
 
-static int encode_element(const sp_field_t *f, const sp_path_t *path, int depth, const void *at, sp_buf_t *out, sp_error_t *err)
+static int encode_element(const sp_field_t *f, const sp_path_t *path, int depth, const void *at,
+                          sp_buf_t *out, sp_error_t *err)
 {
     int rc = 0;
     switch (f->type) {
-    case SP_T_BOOL: sp_pack_bool(out, *(const bool *)at); return 0;
+    case SP_T_BOOL:
+        sp_pack_bool(out, *(const bool *)at);
+        return 0;
     case SP_T_INT:
         rc = sp_field_check_int(f, path, *(const int64_t *)at, err);
         sp_pack_int(out, *(const int64_t *)at);
@@ -34,16 +37,20 @@ static int encode_element(const sp_field_t *f, const sp_path_t *path, int depth,
     case SP_T_VALUE:
         rc = sp_value_msgpack_write(at, depth, out, err);
         return rc != 0 ? sp_path_fail(path, rc, err, "%s", err != NULL ? err->text : "") : 0;
-    case SP_T_PART: return encode_message(f->part, path, depth, at, out, err);
+    case SP_T_PART:
+        return encode_message(f->part, path, depth, at, out, err);
     }
     return rc;
 }
 
-static int encode_field(const sp_field_t *f, const sp_path_t *path, int depth, const void *body, sp_buf_t *out, sp_error_t *err)
+static int encode_field(const sp_field_t *f, const sp_path_t *path, int depth, const void *body,
+                        sp_buf_t *out, sp_error_t *err)
 {
     if (!f->list) {
-        return encode_element(f, path, depth, f->type == SP_T_PART ? sp_field_part(f, body) : (const char *)body + f->offset, out,
-                              err);
+        return encode_element(f, path, depth,
+                              f->type == SP_T_PART ? sp_field_part(f, body)
+                                                   : (const char *)body + f->offset,
+                              out, err);
     }
     size_t n, size = sp_field_element_size(f);
     const char *items = sp_field_list(f, body, &n);
@@ -56,8 +63,8 @@ static int encode_field(const sp_field_t *f, const sp_path_t *path, int depth, c
     return rc;
 }
 
-static int encode_message(const sp_schema_t *schema, const sp_path_t *up, int depth, const void *body, sp_buf_t *out,
-                          sp_error_t *err)
+static int encode_message(const sp_schema_t *schema, const sp_path_t *up, int depth,
+                          const void *body, sp_buf_t *out, sp_error_t *err)
 {
     size_t present = 0;
     for (size_t i = 0; i < schema->n; i++) {
@@ -82,13 +89,14 @@ static int encode_message(const sp_schema_t *schema, const sp_path_t *up, int de
     return rc;
 }
 
-int sp_wire_encode_msgpack(const sp_schema_t *schema, const void *body, sp_buf_t *out, sp_error_t *err)
+int sp_wire_encode_msgpack(const sp_schema_t *schema, const void *body, sp_buf_t *out,
+                           sp_error_t *err)
 {
     size_t before = out->len;
     int rc = encode_message(schema, NULL, 1, body, out, err);
     if (rc == 0 && out->len - before > schema->max_bytes) {
-        rc = sp_error_set(err, SP_E_TOO_LARGE, "%s: %zu bytes, at most %zu are allowed", schema->name, out->len - before,
-                          schema->max_bytes);
+        rc = sp_error_set(err, SP_E_TOO_LARGE, "%s: %zu bytes, at most %zu are allowed",
+                          schema->name, out->len - before, schema->max_bytes);
     }
     return sp_pack_end(out, before, rc, err);
 }

@@ -32,17 +32,20 @@ int sp_field_check_items(const sp_field_t *f, const sp_path_t *path, size_t n, s
 // Bytes of one element, in a list or alone.
 size_t sp_field_element_size(const sp_field_t *f);
 // A zeroed list of n elements in the struct; NULL with err set when the arena gives nothing. n > 0.
-void *sp_field_make_list(const sp_field_t *f, const sp_path_t *path, void *body, size_t n, sp_arena_t *arena, sp_error_t *err);
+void *sp_field_make_list(const sp_field_t *f, const sp_path_t *path, void *body, size_t n,
+                         sp_arena_t *arena, sp_error_t *err);
 const void *sp_field_list(const sp_field_t *f, const void *body, size_t *ret_n);
 // A zeroed part in the struct; NULL with err set when the arena gives nothing.
-void *sp_field_make_part(const sp_field_t *f, const sp_path_t *path, void *body, sp_arena_t *arena, sp_error_t *err);
+void *sp_field_make_part(const sp_field_t *f, const sp_path_t *path, void *body, sp_arena_t *arena,
+                         sp_error_t *err);
 const void *sp_field_part(const sp_field_t *f, const void *body);
 void sp_field_set_has(const sp_field_t *f, void *body);
 // Whether an encoder writes the field: has_x, or a value that is not zero, or a required number; see schemas/README.md.
 bool sp_field_present(const sp_field_t *f, const void *body);
 
 // Behind a decode: defaults for what was absent, SP_E_MISSING_FIELD where it was required. seen: bit i stands for fields[i].
-int sp_field_complete(const sp_schema_t *schema, const sp_path_t *up, uint64_t seen, void *body, sp_error_t *err);
+int sp_field_complete(const sp_schema_t *schema, const sp_path_t *up, uint64_t seen, void *body,
+                      sp_error_t *err);
 
 // Enters a part or list element's message: depth and recursion are bounded. 0 or SP_E_MALFORMED.
 int sp_field_check_depth(const sp_path_t *path, int depth, sp_error_t *err);

@@ -12,7 +12,8 @@
 
 void sp_json_write_string(sp_buf_t *out, sp_str_t s)
 {
-    static const char short_escape[32] = {['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f', ['\r'] = 'r'};
+    static const char short_escape[32] =
+        {['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f', ['\r'] = 'r'};
     size_t plain = 0; // first byte not written yet
     sp_buf_addc(out, '"');
     for (size_t i = 0; i < s.len; i++) {
@@ -102,19 +103,33 @@ static int write_map(const sp_value_t *value, int depth, sp_buf_t *out, sp_error
 
 int sp_json_write_value(const sp_value_t *value, int depth, sp_buf_t *out, sp_error_t *err)
 {
-    if ((value->kind == SP_VALUE_LIST || value->kind == SP_VALUE_MAP) && depth > SP_WIRE_MAX_DEPTH) {
+    if ((value->kind == SP_VALUE_LIST || value->kind == SP_VALUE_MAP) &&
+        depth > SP_WIRE_MAX_DEPTH) {
         return sp_error_set(err, SP_E_MALFORMED, "nested deeper than %d", SP_WIRE_MAX_DEPTH);
     }
     switch (value->kind) {
     case SP_VALUE_ABSENT:
-    case SP_VALUE_NULL: sp_buf_addz(out, "null"); return 0;
-    case SP_VALUE_BOOL: sp_buf_addz(out, value->u.b ? "true" : "false"); return 0;
-    case SP_VALUE_INT: sp_buf_printf(out, "%" PRId64, value->u.i); return 0;
-    case SP_VALUE_FLOAT: sp_json_write_float(out, value->u.f); return 0;
-    case SP_VALUE_STRING: return write_text(value->u.s, out, err);
-    case SP_VALUE_BYTES: sp_json_write_base64(out, value->u.s); return 0;
-    case SP_VALUE_LIST: return write_list(value, depth, out, err);
-    case SP_VALUE_MAP: return write_map(value, depth, out, err);
+    case SP_VALUE_NULL:
+        sp_buf_addz(out, "null");
+        return 0;
+    case SP_VALUE_BOOL:
+        sp_buf_addz(out, value->u.b ? "true" : "false");
+        return 0;
+    case SP_VALUE_INT:
+        sp_buf_printf(out, "%" PRId64, value->u.i);
+        return 0;
+    case SP_VALUE_FLOAT:
+        sp_json_write_float(out, value->u.f);
+        return 0;
+    case SP_VALUE_STRING:
+        return write_text(value->u.s, out, err);
+    case SP_VALUE_BYTES:
+        sp_json_write_base64(out, value->u.s);
+        return 0;
+    case SP_VALUE_LIST:
+        return write_list(value, depth, out, err);
+    case SP_VALUE_MAP:
+        return write_map(value, depth, out, err);
     }
     return SP_E_INTERNAL;
 }

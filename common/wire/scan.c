@@ -18,7 +18,8 @@ int sp_wire_scan(const void *data, size_t len, int max_depth, sp_error_t *err)
             return rc;
         }
         if (t.kind == SP_MP_STR && !sp_str_valid_utf8(t.s)) {
-            return sp_error_set(err, SP_E_MALFORMED, "msgpack byte %zu: a string is not valid UTF-8, or holds a NUL",
+            return sp_error_set(err, SP_E_MALFORMED,
+                                "msgpack byte %zu: a string is not valid UTF-8, or holds a NUL",
                                 (size_t)(reader.at - reader.start) - t.s.len);
         }
         if (depth > 0) {

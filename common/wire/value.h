@@ -24,10 +24,10 @@ typedef struct sp_value_pair sp_value_pair_t;
 struct sp_value {
     sp_value_kind_t kind; // which member counts
     union {
-        bool b;       // SP_VALUE_BOOL
-        int64_t i;    // SP_VALUE_INT
-        double f;     // SP_VALUE_FLOAT
-        sp_str_t s;   // SP_VALUE_STRING (UTF-8), SP_VALUE_BYTES
+        bool b;     // SP_VALUE_BOOL
+        int64_t i;  // SP_VALUE_INT
+        double f;   // SP_VALUE_FLOAT
+        sp_str_t s; // SP_VALUE_STRING (UTF-8), SP_VALUE_BYTES
         struct {
             sp_value_t *items; // SP_VALUE_LIST
             size_t n;          // count

@@ -36,13 +36,15 @@ static void write_known_details(sp_buf_t *out, const sp_error_t *err)
     sp_buf_addc(out, '}');
 }
 
-void sp_answer_error(sp_exchange_t *x, const sp_error_t *err, const sp_value_t *details, const char *allow)
+void sp_answer_error(sp_exchange_t *x, const sp_error_t *err, const sp_value_t *details,
+                     const char *allow)
 {
     sp_buf_t out = SP_BUF_INIT;
     sp_buf_printf(&out, "{\"error\":{\"code\":\"%s\",\"message\":", sp_error_name(err->code));
     write_text(&out, err->text);
     sp_buf_addz(&out, ",\"details\":");
-    if (details == NULL || details->kind != SP_VALUE_MAP || sp_wire_value_to_json(details, &out, NULL) != 0) {
+    if (details == NULL || details->kind != SP_VALUE_MAP ||
+        sp_wire_value_to_json(details, &out, NULL) != 0) {
         write_known_details(&out, err);
     }
     sp_buf_addz(&out, "}}\n");
@@ -71,9 +73,11 @@ void sp_answer_message(sp_exchange_t *x, int status, const sp_schema_t *schema, 
     sp_buf_t out = SP_BUF_INIT;
     sp_error_t err = {0};
     if (sp_wire_encode_json(schema, body, false, &out, &err) != 0) {
-        sp_log(SP_LOG_ERROR, "GATEWAY-ENCODE", "req", x->request_id, "message", schema->name, "error", err.text, NULL);
+        sp_log(SP_LOG_ERROR, "GATEWAY-ENCODE", "req", x->request_id, "message", schema->name,
+               "error", err.text, NULL);
         sp_buf_free(&out);
-        sp_answer_code(x, SP_E_INTERNAL, "the answer cannot be written; the log has more under the request id");
+        sp_answer_code(x, SP_E_INTERNAL,
+                       "the answer cannot be written; the log has more under the request id");
         return;
     }
     sp_buf_addc(&out, '\n');

@@ -41,15 +41,15 @@ struct sp_backends {
 };
 
 typedef struct call {
-    sp_backends_t *owner;        // backends
-    const sp_schema_t *schema;   // request
-    const void *body;            // caller's
-    sp_msg_envelope_t envelope;  // its strings are the caller's
-    int64_t deadline_ms;         // monotonic
-    sp_reply_fn *on_reply;       // caller's
-    void *arg;                   // caller's
-    char asked[256];             // endpoint asked last
-    int tries;                   // so far
+    sp_backends_t *owner;       // backends
+    const sp_schema_t *schema;  // request
+    const void *body;           // caller's
+    sp_msg_envelope_t envelope; // its strings are the caller's
+    int64_t deadline_ms;        // monotonic
+    sp_reply_fn *on_reply;      // caller's
+    void *arg;                  // caller's
+    char asked[256];            // endpoint asked last
+    int tries;                  // so far
 } call_t;
 
 static void copy(char *out, size_t size, sp_str_t s)
@@ -68,10 +68,12 @@ static void drop(backend_t **link)
     free(b);
 }
 
-static backend_t *find(const sp_backends_t *self, const char *kind, const char *id, const char *endpoint)
+static backend_t *find(const sp_backends_t *self, const char *kind, const char *id,
+                       const char *endpoint)
 {
     for (backend_t *b = self->list; b != NULL; b = b->next) {
-        if (strcmp(b->kind, kind) == 0 && strcmp(b->id, id) == 0 && strcmp(b->endpoint, endpoint) == 0) {
+        if (strcmp(b->kind, kind) == 0 && strcmp(b->id, id) == 0 &&
+            strcmp(b->endpoint, endpoint) == 0) {
             return b;
         }
     }
@@ -89,7 +91,8 @@ static backend_t *add(sp_backends_t *self, const char *kind, const char *id, con
     snprintf(b->id, sizeof(b->id), "%s", id);
     snprintf(b->endpoint, sizeof(b->endpoint), "%s", endpoint);
     if (sp_peer_open(&b->peer, self->loop, endpoint, NULL, NULL, &err) != 0) {
-        sp_log(SP_LOG_WARN, "BACKEND-REFUSED", "kind", kind, "service", id, "endpoint", endpoint, "error", err.text, NULL);
+        sp_log(SP_LOG_WARN, "BACKEND-REFUSED", "kind", kind, "service", id, "endpoint", endpoint,
+               "error", err.text, NULL);
         free(b);
         return NULL;
     }
@@ -149,11 +152,12 @@ static int on_services(zloop_t *loop, zmq_pollitem_t *item, void *arg)
     size_t n = 0;
     for (size_t i = 0; services != NULL && i < list.n; i++) {
         sp_error_t err;
-        if (sp_wire_decode_json(&sp_schema_service, list.items[i].value.ptr, list.items[i].value.len, arena, &services[n], &err) == 0) {
+        if (sp_wire_decode_json(&sp_schema_service, list.items[i].value.ptr,
+                                list.items[i].value.len, arena, &services[n], &err) == 0) {
             n++;
         } else {
-            sp_log(SP_LOG_WARN, "BACKEND-MALFORMED", "key", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(list.items[i].key)), "error", err.text,
-                   NULL);
+            sp_log(SP_LOG_WARN, "BACKEND-MALFORMED", "key",
+                   sp_log_fmt(SP_STR_FMT, SP_STR_ARG(list.items[i].key)), "error", err.text, NULL);
         }
     }
     if (services != NULL) {
@@ -176,12 +180,14 @@ static int on_leader(zloop_t *loop, zmq_pollitem_t *item, void *arg)
         for (size_t i = 0; i < list.n; i++) {
             if (sp_str_eqz(list.items[i].key, "leader")) {
                 sp_error_t err;
-                sp_wire_decode_json(&sp_schema_catalog_leader, list.items[i].value.ptr, list.items[i].value.len, arena, &leader, &err);
+                sp_wire_decode_json(&sp_schema_catalog_leader, list.items[i].value.ptr,
+                                    list.items[i].value.len, arena, &leader, &err);
             }
         }
         copy(self->leader_id, sizeof(self->leader_id), leader.service_id);
         copy(self->leader_endpoint, sizeof(self->leader_endpoint), leader.endpoint);
-        sp_log(SP_LOG_INFO, "BACKEND-LEADER", "service", self->leader_id[0] != '\0' ? self->leader_id : "none", NULL);
+        sp_log(SP_LOG_INFO, "BACKEND-LEADER", "service",
+               self->leader_id[0] != '\0' ? self->leader_id : "none", NULL);
     }
     sp_arena_destroy(&arena);
     return 0;
@@ -243,7 +249,8 @@ static backend_t *pick(sp_backends_t *self, const char *kind, const char *not_en
     }
     unsigned choice = n > 0 ? self->turn++ % n : 0;
     for (backend_t *b = self->list; b != NULL; b = b->next) {
-        if (strcmp(b->kind, kind) == 0 && strcmp(b->endpoint, not_endpoint) != 0 && rank(b, now) == best && choice-- == 0) {
+        if (strcmp(b->kind, kind) == 0 && strcmp(b->endpoint, not_endpoint) != 0 &&
+            rank(b, now) == best && choice-- == 0) {
             return b;
         }
     }
@@ -256,25 +263,30 @@ static bool only_reads(const sp_schema_t *schema)
     return colon != NULL && strcmp(colon, ":read") == 0 && strcmp(schema->service, "manager") != 0;
 }
 
-static void on_answer(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope, const sp_schema_t *schema, const void *body);
+static void on_answer(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope,
+                      const sp_schema_t *schema, const void *body);
 
 static int try_call(call_t *c, sp_error_t *err)
 {
     backend_t *b = pick(c->owner, c->schema->service, c->asked);
     if (b == NULL && strcmp(c->schema->service, "manager") == 0) {
-        return sp_error_set(err, SP_E_UNAVAILABLE, "no manager leads at the moment; try again in a few seconds");
+        return sp_error_set(err, SP_E_UNAVAILABLE,
+                            "no manager leads at the moment; try again in a few seconds");
     }
     if (b == NULL) {
         return sp_error_set(err, SP_E_UNAVAILABLE, "no %s is registered", c->schema->service);
     }
     snprintf(c->asked, sizeof(c->asked), "%s", b->endpoint);
     int64_t left = sp_clock_until_ms(c->deadline_ms);
-    bool others = only_reads(c->schema) && c->tries == 0 && left > 2 * FIRST_TRY_MS && pick(c->owner, b->kind, b->endpoint) != NULL;
+    bool others = only_reads(c->schema) && c->tries == 0 && left > 2 * FIRST_TRY_MS &&
+                  pick(c->owner, b->kind, b->endpoint) != NULL;
     c->tries++;
-    return sp_peer_call(b->peer, c->schema, c->body, &c->envelope, others ? FIRST_TRY_MS : (int)(left > 0 ? left : 1), on_answer, c, err);
+    return sp_peer_call(b->peer, c->schema, c->body, &c->envelope,
+                        others ? FIRST_TRY_MS : (int)(left > 0 ? left : 1), on_answer, c, err);
 }
 
-static void on_answer(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope, const sp_schema_t *schema, const void *body)
+static void on_answer(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope,
+                      const sp_schema_t *schema, const void *body)
 {
     call_t *c = arg;
     bool silent = err->code != 0 && schema == NULL;
@@ -293,24 +305,31 @@ static void on_answer(void *arg, const sp_error_t *err, const sp_msg_envelope_t 
     free(c);
 }
 
-int sp_backends_call(sp_backends_t *self, const sp_schema_t *schema, const void *body, const sp_msg_envelope_t *envelope,
-                     int timeout_ms, sp_reply_fn *on_reply, void *arg, sp_error_t *err)
+int sp_backends_call(sp_backends_t *self, const sp_schema_t *schema, const void *body,
+                     const sp_msg_envelope_t *envelope, int timeout_ms, sp_reply_fn *on_reply,
+                     void *arg, sp_error_t *err)
 {
     call_t *c = calloc(1, sizeof(*c));
     if (c == NULL) {
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "a call");
     }
-    *c = (call_t){.owner = self, .schema = schema, .body = body, .envelope = *envelope, .on_reply = on_reply, .arg = arg,
+    *c = (call_t){.owner = self,
+                  .schema = schema,
+                  .body = body,
+                  .envelope = *envelope,
+                  .on_reply = on_reply,
+                  .arg = arg,
                   .deadline_ms = sp_clock_mono_ms() + timeout_ms};
     int rc = try_call(c, err);
     if (rc != 0) {
         free(c);
     }
+    // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): on_answer has it
     return rc;
 }
 
-int sp_backends_open(sp_backends_t **ret_self, zloop_t *loop, const sp_store_options_t *store, sp_backends_change_fn *on_change,
-                     void *arg, sp_error_t *err)
+int sp_backends_open(sp_backends_t **ret_self, zloop_t *loop, const sp_store_options_t *store,
+                     sp_backends_change_fn *on_change, void *arg, sp_error_t *err)
 {
     sp_backends_t *self = calloc(1, sizeof(*self));
     if (self == NULL) {

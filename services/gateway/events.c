@@ -18,13 +18,13 @@
 #define BOOT_ID 8
 
 typedef struct source {
-    struct source *next;       // list
-    char id[256];              // service id
-    char endpoint[256];        // PUB socket
-    sp_subscriber_t *sub;      // subscription
-    sp_events_t *owner;        // events
-    bool heard;                // the first event has come
-    bool listed;               // in the list being taken over
+    struct source *next;  // list
+    char id[256];         // service id
+    char endpoint[256];   // PUB socket
+    sp_subscriber_t *sub; // subscription
+    sp_events_t *owner;   // events
+    bool heard;           // the first event has come
+    bool listed;          // in the list being taken over
 } source_t;
 
 typedef struct client {
@@ -38,14 +38,14 @@ typedef struct client {
 } client_t;
 
 struct sp_events {
-    zloop_t *loop;          // borrowed
-    source_t *sources;      // publishers
-    client_t *clients;      // listeners
-    int max_clients;        // bound
-    int tick;               // timer
-    int64_t sequence;       // last id given
-    char boot[BOOT_ID + 1]; // tells ids of this process from another's
-    char *history[HISTORY]; // text of event n in slot n % HISTORY
+    zloop_t *loop;           // borrowed
+    source_t *sources;       // publishers
+    client_t *clients;       // listeners
+    int max_clients;         // bound
+    int tick;                // timer
+    int64_t sequence;        // last id given
+    char boot[BOOT_ID + 1];  // tells ids of this process from another's
+    char *history[HISTORY];  // text of event n in slot n % HISTORY
     sp_events_stats_t stats; // counts
 };
 
@@ -84,6 +84,7 @@ static void on_free(void *arg)
 // Waking a client may end it and others: the list is not to be walked meanwhile. So all get the text first, then each is woken.
 static void send_all(sp_events_t *self, const char *text)
 {
+    // NOLINTNEXTLINE(bugprone-sizeof-expression): a list of pointers it is
     sp_exchange_t **awake = calloc((size_t)self->stats.clients + 1, sizeof(*awake));
     size_t n = 0;
     for (client_t *c = self->clients; c != NULL; c = c->next) {
@@ -146,13 +147,15 @@ static void clean_kind(sp_str_t kind, char *out, size_t size)
     size_t n = kind.len < size - 1 ? kind.len : size - 1;
     for (size_t i = 0; i < n; i++) {
         char c = kind.ptr[i];
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("._-", c) != NULL;
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                     strchr("._-", c) != NULL;
         out[i] = plain && c != '\0' ? c : '_';
     }
     out[n] = '\0';
 }
 
-static void on_event(void *arg, const char *topic, const sp_schema_t *schema, const void *body, bool gap)
+static void on_event(void *arg, const char *topic, const sp_schema_t *schema, const void *body,
+                     bool gap)
 {
     source_t *source = arg;
     sp_events_t *self = source->owner;
@@ -240,8 +243,10 @@ static void add_source(sp_events_t *self, const char *id, const char *endpoint)
     s->owner = self;
     snprintf(s->id, sizeof(s->id), "%s", id);
     snprintf(s->endpoint, sizeof(s->endpoint), "%s", endpoint);
-    if (sp_subscriber_open(&s->sub, self->loop, endpoint, "", &sp_schema_event, on_event, s, &err) != 0) {
-        sp_log(SP_LOG_WARN, "EVENTS-REFUSED", "service", id, "endpoint", endpoint, "error", err.text, NULL);
+    if (sp_subscriber_open(&s->sub, self->loop, endpoint, "", &sp_schema_event, on_event, s,
+                           &err) != 0) {
+        sp_log(SP_LOG_WARN, "EVENTS-REFUSED", "service", id, "endpoint", endpoint, "error",
+               err.text, NULL);
         free(s);
         return;
     }
@@ -256,12 +261,15 @@ void sp_events_sync(sp_events_t *self, const sp_msg_service_t *services, size_t 
         s->listed = false;
     }
     for (size_t i = 0; i < n; i++) {
-        bool publishes = sp_str_eqz(services[i].kind, "manager") || sp_str_eqz(services[i].kind, "health");
-        if (!publishes || services[i].events_endpoint.len == 0 || services[i].events_endpoint.len > 255) {
+        bool publishes =
+            sp_str_eqz(services[i].kind, "manager") || sp_str_eqz(services[i].kind, "health");
+        if (!publishes || services[i].events_endpoint.len == 0 ||
+            services[i].events_endpoint.len > 255) {
             continue;
         }
         source_t *s = self->sources;
-        while (s != NULL && !(sp_str_eqz(services[i].id, s->id) && sp_str_eqz(services[i].events_endpoint, s->endpoint))) {
+        while (s != NULL && !(sp_str_eqz(services[i].id, s->id) &&
+                              sp_str_eqz(services[i].events_endpoint, s->endpoint))) {
             s = s->next;
         }
         if (s != NULL) {
@@ -269,7 +277,8 @@ void sp_events_sync(sp_events_t *self, const sp_msg_service_t *services, size_t 
         } else {
             char id[256], endpoint[256];
             snprintf(id, sizeof(id), SP_STR_FMT, SP_STR_ARG(services[i].id));
-            snprintf(endpoint, sizeof(endpoint), SP_STR_FMT, SP_STR_ARG(services[i].events_endpoint));
+            snprintf(endpoint, sizeof(endpoint), SP_STR_FMT,
+                     SP_STR_ARG(services[i].events_endpoint));
             add_source(self, id, endpoint);
         }
     }
@@ -287,9 +296,10 @@ static void replay(sp_events_t *self, client_t *c, const char *last)
 {
     int64_t from = -1;
     const char *dash = strrchr(last, '-');
-    bool ours = dash != NULL && (size_t)(dash - last) == strlen(self->boot) && strncmp(last, self->boot, BOOT_ID) == 0 &&
-                sp_str_to_int64(sp_str(dash + 1), &from) == 0 && from >= 0 && from <= self->sequence &&
-                self->sequence - from < HISTORY;
+    bool ours = dash != NULL && (size_t)(dash - last) == strlen(self->boot) &&
+                strncmp(last, self->boot, BOOT_ID) == 0 &&
+                sp_str_to_int64(sp_str(dash + 1), &from) == 0 && from >= 0 &&
+                from <= self->sequence && self->sequence - from < HISTORY;
     for (int64_t i = from + 1; ours && i <= self->sequence; i++) {
         if (self->history[i % HISTORY] != NULL) {
             sp_buf_addz(&c->queue, self->history[i % HISTORY]);
@@ -297,14 +307,16 @@ static void replay(sp_events_t *self, client_t *c, const char *last)
     }
     if (!ours || c->queue.failed) { // unknown here, or too much
         sp_buf_reset(&c->queue);
-        sp_buf_addz(&c->queue, "event: gap\ndata: {\"kind\":\"gap\",\"message\":\"events were missed: read the state again\"}\n\n");
+        sp_buf_addz(&c->queue, "event: gap\ndata: {\"kind\":\"gap\",\"message\":\"events were "
+                               "missed: read the state again\"}\n\n");
     }
 }
 
 int sp_events_attach(sp_events_t *self, sp_exchange_t *x, sp_error_t *err)
 {
     if (self->stats.clients >= self->max_clients) {
-        return sp_error_set(err, SP_E_RATE_LIMITED, "%d clients listen to events already", self->max_clients);
+        return sp_error_set(err, SP_E_RATE_LIMITED, "%d clients listen to events already",
+                            self->max_clients);
     }
     client_t *c = calloc(1, sizeof(*c));
     if (c == NULL) {

@@ -16,30 +16,32 @@
 #define HEALTH_WAIT_MS 500
 
 typedef struct forward {
-    sp_gateway_t *gateway;      // owner
-    sp_exchange_t *x;           // stays until it is answered
-    const sp_schema_t *schema;  // request
-    void *body;                 // request, in x's arena
-    int pending;                // replies to come
-    sp_error_t err;             // of the main reply
-    const sp_schema_t *reply;   // schema of the main reply, or NULL
-    sp_buf_t reply_bytes;       // main reply while health is waited for
-    sp_buf_t health_bytes;      // verdicts, or empty
+    sp_gateway_t *gateway;                    // owner
+    sp_exchange_t *x;                         // stays until it is answered
+    const sp_schema_t *schema;                // request
+    void *body;                               // request, in x's arena
+    int pending;                              // replies to come
+    sp_error_t err;                           // of the main reply
+    const sp_schema_t *reply;                 // schema of the main reply, or NULL
+    sp_buf_t reply_bytes;                     // main reply while health is waited for
+    sp_buf_t health_bytes;                    // verdicts, or empty
     char traceparent[SP_TRACEPARENT_LEN + 1]; // sent on
 } forward_t;
 
 // Messages that work longer than the usual: preflights, scans.
 static int timeout_of(const sp_gateway_t *self, const sp_schema_t *schema, const void *body)
 {
-    if (schema == &sp_schema_execute) {
+    if (schema == &sp_schema_execute && body != NULL) {
         const sp_msg_execute_t *execute = body;
-        return (int)(execute->has_deadline_ms ? execute->deadline_ms : 30000) + 2000; // the router gives up first and tells why
+        return (int)(execute->has_deadline_ms ? execute->deadline_ms : 30000) +
+               2000; // the router gives up first and tells why
     }
     if (schema == &sp_schema_check_keyspace) {
         return 600000;
     }
-    if (schema == &sp_schema_reshard_split || schema == &sp_schema_shard_create || schema == &sp_schema_table_create ||
-        schema == &sp_schema_table_delete || schema == &sp_schema_shard_delete) {
+    if (schema == &sp_schema_reshard_split || schema == &sp_schema_shard_create ||
+        schema == &sp_schema_table_create || schema == &sp_schema_table_delete ||
+        schema == &sp_schema_shard_delete) {
         return self->request_timeout_ms > 120000 ? self->request_timeout_ms : 120000;
     }
     return self->request_timeout_ms;
@@ -48,7 +50,10 @@ static int timeout_of(const sp_gateway_t *self, const sp_schema_t *schema, const
 static void *decode_again(const sp_schema_t *schema, const sp_buf_t *bytes, sp_arena_t *arena)
 {
     void *body = bytes->len > 0 ? sp_arena_alloc(arena, 1, schema->size) : NULL;
-    return body != NULL && sp_wire_decode_msgpack(schema, bytes->data, bytes->len, arena, body, NULL) == 0 ? body : NULL;
+    return body != NULL &&
+                   sp_wire_decode_msgpack(schema, bytes->data, bytes->len, arena, body, NULL) == 0
+               ? body
+               : NULL;
 }
 
 static void add_health(sp_msg_shard_list_reply_t *list, const sp_msg_health_list_reply_t *health)
@@ -74,7 +79,8 @@ static void finish(forward_t *f)
         sp_answer_error(f->x, &f->err, NULL, NULL);
     } else {
         sp_msg_shard_list_reply_t *list = decode_again(f->reply, &f->reply_bytes, f->x->arena);
-        const sp_msg_health_list_reply_t *health = decode_again(&sp_schema_health_list_reply, &f->health_bytes, f->x->arena);
+        const sp_msg_health_list_reply_t *health =
+            decode_again(&sp_schema_health_list_reply, &f->health_bytes, f->x->arena);
         if (list == NULL) {
             sp_answer_code(f->x, SP_E_INTERNAL, "the list of shards cannot be read");
         } else {
@@ -93,7 +99,8 @@ static void end(forward_t *f)
     free(f);
 }
 
-static void on_health(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope, const sp_schema_t *schema, const void *body)
+static void on_health(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope,
+                      const sp_schema_t *schema, const void *body)
 {
     (void)envelope;
     forward_t *f = arg;
@@ -106,7 +113,8 @@ static void on_health(void *arg, const sp_error_t *err, const sp_msg_envelope_t 
     }
 }
 
-static void on_reply(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope, const sp_schema_t *schema, const void *body)
+static void on_reply(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope,
+                     const sp_schema_t *schema, const void *body)
 {
     (void)envelope;
     forward_t *f = arg;
@@ -114,7 +122,8 @@ static void on_reply(void *arg, const sp_error_t *err, const sp_msg_envelope_t *
     f->reply = schema;
     f->pending--;
     if (f->pending > 0) { // the body does not live until the verdicts are here
-        sp_wire_encode_msgpack(schema != NULL ? schema : &sp_schema_ack, body, &f->reply_bytes, NULL);
+        sp_wire_encode_msgpack(schema != NULL ? schema : &sp_schema_ack, body, &f->reply_bytes,
+                               NULL);
         return;
     }
     if (f->schema == &sp_schema_shard_list && err->code == 0) {
@@ -141,12 +150,14 @@ static void send_on(forward_t *f)
     if (f->schema == &sp_schema_shard_list && sp_backends_count(self->backends, "health") > 0) {
         static const sp_msg_health_list_t nothing = {0};
         f->pending++;
-        if (sp_backends_call(self->backends, &sp_schema_health_list, &nothing, &envelope, HEALTH_WAIT_MS, on_health, f, NULL) != 0) {
+        if (sp_backends_call(self->backends, &sp_schema_health_list, &nothing, &envelope,
+                             HEALTH_WAIT_MS, on_health, f, NULL) != 0) {
             f->pending--;
         }
     }
     sp_error_t err = {0};
-    if (sp_backends_call(self->backends, f->schema, f->body, &envelope, timeout_of(self, f->schema, f->body), on_reply, f, &err) != 0) {
+    if (sp_backends_call(self->backends, f->schema, f->body, &envelope,
+                         timeout_of(self, f->schema, f->body), on_reply, f, &err) != 0) {
         f->err = err;
         if (--f->pending == 0) {
             finish(f);
@@ -158,7 +169,8 @@ static void send_on(forward_t *f)
 // The body as a value; *ret_body stays absent when there is none.
 static int parse_body(sp_exchange_t *x, sp_value_t *ret_body, sp_error_t *err)
 {
-    bool takes_body = strcmp(x->method, "POST") == 0 || strcmp(x->method, "PUT") == 0 || strcmp(x->method, "PATCH") == 0;
+    bool takes_body = strcmp(x->method, "POST") == 0 || strcmp(x->method, "PUT") == 0 ||
+                      strcmp(x->method, "PATCH") == 0;
     if (x->body.len == 0) {
         return 0;
     }
@@ -167,15 +179,16 @@ static int parse_body(sp_exchange_t *x, sp_value_t *ret_body, sp_error_t *err)
     }
     const char *type = sp_http_header(x, "Content-Type");
     static const char json[] = "application/json";
-    if (type != NULL && (strncasecmp(type, json, sizeof(json) - 1) != 0 || strchr(" ;\t", type[sizeof(json) - 1]) == NULL)) {
+    if (type != NULL && (strncasecmp(type, json, sizeof(json) - 1) != 0 ||
+                         strchr(" ;\t", type[sizeof(json) - 1]) == NULL)) {
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "Content-Type: application/json is needed");
     }
     return sp_wire_value_from_json(x->body.data, x->body.len, x->arena, ret_body, err);
 }
 
 // The header Idempotency-Key is the field of that name, where the message has one.
-static int add_idempotency_key(const sp_schema_t *schema, sp_exchange_t *x, const sp_value_t *body, sp_route_fields_t *fields,
-                               sp_error_t *err)
+static int add_idempotency_key(const sp_schema_t *schema, sp_exchange_t *x, const sp_value_t *body,
+                               sp_route_fields_t *fields, sp_error_t *err)
 {
     const char *key = sp_http_header(x, "Idempotency-Key");
     bool has = false;
@@ -187,17 +200,22 @@ static int add_idempotency_key(const sp_schema_t *schema, sp_exchange_t *x, cons
     }
     const sp_value_t *given = sp_value_get(body, "idempotency_key");
     if (given != NULL && given->kind == SP_VALUE_STRING) {
-        return sp_str_eqz(given->u.s, key) ? 0 : sp_error_set(err, SP_E_INVALID_ARGUMENT, "Idempotency-Key and the body's idempotency_key differ");
+        return sp_str_eqz(given->u.s, key)
+                   ? 0
+                   : sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                  "Idempotency-Key and the body's idempotency_key differ");
     }
     if (key[0] == '\0' || !sp_str_valid_utf8(sp_str(key))) {
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "Idempotency-Key is empty or not text");
     }
-    fields->pairs[fields->n++] = (sp_value_pair_t){.key = SP_STR("idempotency_key"), .value = sp_value_str(key)};
+    fields->pairs[fields->n++] =
+        (sp_value_pair_t){.key = SP_STR("idempotency_key"), .value = sp_value_str(key)};
     return 0;
 }
 
 // From the request to a message. 0 with *ret_schema and *ret_body.
-static int understand(sp_exchange_t *x, sp_str_t path, sp_str_t query, const sp_schema_t **ret_schema, void **ret_body, char *allow,
+static int understand(sp_exchange_t *x, sp_str_t path, sp_str_t query,
+                      const sp_schema_t **ret_schema, void **ret_body, char *allow,
                       size_t allow_size, sp_error_t *err)
 {
     sp_route_fields_t fields = {.n = 0};
@@ -207,7 +225,8 @@ static int understand(sp_exchange_t *x, sp_str_t path, sp_str_t query, const sp_
         return rc;
     }
     x->label = (*ret_schema)->name;
-    if ((rc = sp_route_query(*ret_schema, query, x->arena, &fields, err)) != 0 || (rc = parse_body(x, &body, err)) != 0 ||
+    if ((rc = sp_route_query(*ret_schema, query, x->arena, &fields, err)) != 0 ||
+        (rc = parse_body(x, &body, err)) != 0 ||
         (rc = add_idempotency_key(*ret_schema, x, &body, &fields, err)) != 0) {
         return rc;
     }
@@ -215,7 +234,8 @@ static int understand(sp_exchange_t *x, sp_str_t path, sp_str_t query, const sp_
     if (*ret_body == NULL) {
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "memory ran out");
     }
-    return sp_route_message(*ret_schema, &fields, body.kind != SP_VALUE_ABSENT ? &body : NULL, x->arena, *ret_body, err);
+    return sp_route_message(*ret_schema, &fields, body.kind != SP_VALUE_ABSENT ? &body : NULL,
+                            x->arena, *ret_body, err);
 }
 
 void sp_forward(sp_gateway_t *self, sp_exchange_t *x, sp_str_t path, sp_str_t query)

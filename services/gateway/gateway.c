@@ -6,20 +6,63 @@
 #include "common/base/log.h"
 #include "services/gateway/gateway_handlers.h"
 
-#define LEASE_TTL_S 10
+#define LEASE_TTL_S  10
 #define STOP_WAIT_MS 5000
-#define TICK_MS 200
+#define TICK_MS      200
 
 const sp_option_t sp_gateway_options[] = {
-    {.name = "http_listen", .type = SP_OPT_ADDRESS, .def = "127.0.0.1:8081", .help = "host:port of the REST API"},
-    {.name = "max_connections", .type = SP_OPT_INT, .def = "1000", .min = 1, .max = 10000, .help = "open HTTP connections; more wait to be accepted"},
-    {.name = "max_in_flight", .type = SP_OPT_INT, .def = "512", .min = 1, .max = 10000, .help = "requests that wait for a service; more are answered 429"},
-    {.name = "max_body_bytes", .type = SP_OPT_INT, .def = "1048576", .min = 1024, .max = 4194304, .help = "largest request body"},
-    {.name = "request_timeout_ms", .type = SP_OPT_INT, .def = "30000", .min = 100, .max = 600000, .help = "wait for a service's reply, unless the request says"},
-    {.name = "header_timeout_ms", .type = SP_OPT_INT, .def = "10000", .min = 100, .max = 600000, .help = "time for a client to send its headers"},
-    {.name = "body_timeout_ms", .type = SP_OPT_INT, .def = "30000", .min = 100, .max = 600000, .help = "time for a client to send its body"},
-    {.name = "idle_timeout_ms", .type = SP_OPT_INT, .def = "60000", .min = 1000, .max = 600000, .help = "keep an idle connection so long"},
-    {.name = "max_event_clients", .type = SP_OPT_INT, .def = "100", .min = 1, .max = 1000, .help = "clients of /api/v1/events"},
+    {.name = "http_listen",
+     .type = SP_OPT_ADDRESS,
+     .def = "127.0.0.1:8081",
+     .help = "host:port of the REST API"},
+    {.name = "max_connections",
+     .type = SP_OPT_INT,
+     .def = "1000",
+     .min = 1,
+     .max = 10000,
+     .help = "open HTTP connections; more wait to be accepted"},
+    {.name = "max_in_flight",
+     .type = SP_OPT_INT,
+     .def = "512",
+     .min = 1,
+     .max = 10000,
+     .help = "requests that wait for a service; more are answered 429"},
+    {.name = "max_body_bytes",
+     .type = SP_OPT_INT,
+     .def = "1048576",
+     .min = 1024,
+     .max = 4194304,
+     .help = "largest request body"},
+    {.name = "request_timeout_ms",
+     .type = SP_OPT_INT,
+     .def = "30000",
+     .min = 100,
+     .max = 600000,
+     .help = "wait for a service's reply, unless the request says"},
+    {.name = "header_timeout_ms",
+     .type = SP_OPT_INT,
+     .def = "10000",
+     .min = 100,
+     .max = 600000,
+     .help = "time for a client to send its headers"},
+    {.name = "body_timeout_ms",
+     .type = SP_OPT_INT,
+     .def = "30000",
+     .min = 100,
+     .max = 600000,
+     .help = "time for a client to send its body"},
+    {.name = "idle_timeout_ms",
+     .type = SP_OPT_INT,
+     .def = "60000",
+     .min = 1000,
+     .max = 600000,
+     .help = "keep an idle connection so long"},
+    {.name = "max_event_clients",
+     .type = SP_OPT_INT,
+     .def = "100",
+     .min = 1,
+     .max = 1000,
+     .help = "clients of /api/v1/events"},
 };
 const size_t sp_gateway_options_n = sizeof(sp_gateway_options) / sizeof(sp_gateway_options[0]);
 
@@ -61,7 +104,8 @@ static int on_signal(void *arg, int signo)
     if (self->stop_by_ms != 0) {
         return -1; // asked twice
     }
-    sp_log(SP_LOG_INFO, "GATEWAY-STOPPING", "in_flight", sp_log_fmt("%d", sp_http_in_flight(self->http)), NULL);
+    sp_log(SP_LOG_INFO, "GATEWAY-STOPPING", "in_flight",
+           sp_log_fmt("%d", sp_http_in_flight(self->http)), NULL);
     self->stop_by_ms = sp_clock_mono_ms() + STOP_WAIT_MS;
     sp_http_quiesce(self->http);
     return sp_http_in_flight(self->http) == 0 ? -1 : 0;
@@ -78,14 +122,26 @@ static void make_metrics(sp_gateway_t *self)
     static const char *const by_request[] = {"route", "method", "status", NULL};
     static const char *const by_route[] = {"route", NULL};
     sp_metrics_t *m = self->metrics;
-    self->requests = sp_metrics_counter(m, "shardplane_gateway_http_requests_total", "HTTP requests answered", by_request);
-    self->seconds = sp_metrics_histogram(m, "shardplane_gateway_http_request_seconds", "Time to the end of the answer", by_route, NULL, 0);
-    self->in_flight = sp_metric_with(sp_metrics_gauge(m, "shardplane_gateway_in_flight", "Requests not answered yet", NULL), NULL);
-    self->connections = sp_metric_with(sp_metrics_gauge(m, "shardplane_gateway_connections", "Open HTTP connections", NULL), NULL);
-    self->event_clients = sp_metric_with(sp_metrics_gauge(m, "shardplane_gateway_event_clients", "Clients of the event stream", NULL), NULL);
-    self->events_total = sp_metric_with(sp_metrics_counter(m, "shardplane_gateway_events_total", "Events handed on", NULL), NULL);
+    self->requests = sp_metrics_counter(m, "shardplane_gateway_http_requests_total",
+                                        "HTTP requests answered", by_request);
+    self->seconds = sp_metrics_histogram(m, "shardplane_gateway_http_request_seconds",
+                                         "Time to the end of the answer", by_route, NULL, 0);
+    self->in_flight = sp_metric_with(sp_metrics_gauge(m, "shardplane_gateway_in_flight",
+                                                      "Requests not answered yet", NULL),
+                                     NULL);
+    self->connections = sp_metric_with(sp_metrics_gauge(m, "shardplane_gateway_connections",
+                                                        "Open HTTP connections", NULL),
+                                       NULL);
+    self->event_clients = sp_metric_with(sp_metrics_gauge(m, "shardplane_gateway_event_clients",
+                                                          "Clients of the event stream", NULL),
+                                         NULL);
+    self->events_total = sp_metric_with(sp_metrics_counter(m, "shardplane_gateway_events_total",
+                                                           "Events handed on", NULL),
+                                        NULL);
     self->events_dropped =
-        sp_metric_with(sp_metrics_counter(m, "shardplane_gateway_event_clients_dropped_total", "Clients that did not read", NULL), NULL);
+        sp_metric_with(sp_metrics_counter(m, "shardplane_gateway_event_clients_dropped_total",
+                                          "Clients that did not read", NULL),
+                       NULL);
 }
 
 static int open_http(sp_gateway_t *self, sp_error_t *err)
@@ -98,10 +154,13 @@ static int open_http(sp_gateway_t *self, sp_error_t *err)
                                  .header_timeout_ms = (int)sp_config_int(c, "header_timeout_ms"),
                                  .body_timeout_ms = (int)sp_config_int(c, "body_timeout_ms"),
                                  .idle_timeout_ms = (int)sp_config_int(c, "idle_timeout_ms")};
-    sp_http_handlers_t handlers = {.on_request = sp_gateway_on_request, .on_refuse = sp_gateway_on_refuse,
-                                   .on_done = sp_gateway_on_done, .self = self};
+    sp_http_handlers_t handlers = {.on_request = sp_gateway_on_request,
+                                   .on_refuse = sp_gateway_on_refuse,
+                                   .on_done = sp_gateway_on_done,
+                                   .self = self};
     if (options.listen == NULL || options.listen[0] == '\0') {
-        return sp_error_set(err, SP_E_CONFIG, "http_listen is empty: the gateway has nothing to do");
+        return sp_error_set(err, SP_E_CONFIG,
+                            "http_listen is empty: the gateway has nothing to do");
     }
     return sp_http_open(&self->http, self->loop, &options, &handlers, err);
 }
@@ -130,10 +189,12 @@ static int start(sp_gateway_t *self, sp_error_t *err)
     make_metrics(self);
     int rc = sp_signals_open(&self->signals, self->loop, on_signal, self, err);
     if (rc != 0 ||
-        (rc = sp_listener_open(&self->listener, sp_config_str(c, "metrics_listen"), self->metrics, NULL, NULL, err)) != 0 ||
-        (rc = sp_events_open(&self->events, self->loop, (int)sp_config_int(c, "max_event_clients"), err)) != 0 ||
-        (rc = sp_backends_open(&self->backends, self->loop, &store, on_services, self, err)) != 0 || (rc = open_http(self, err)) != 0 ||
-        (rc = register_service(self, &store, err)) != 0) {
+        (rc = sp_listener_open(&self->listener, sp_config_str(c, "metrics_listen"), self->metrics,
+                               NULL, NULL, err)) != 0 ||
+        (rc = sp_events_open(&self->events, self->loop, (int)sp_config_int(c, "max_event_clients"),
+                             err)) != 0 ||
+        (rc = sp_backends_open(&self->backends, self->loop, &store, on_services, self, err)) != 0 ||
+        (rc = open_http(self, err)) != 0 || (rc = register_service(self, &store, err)) != 0) {
         return rc;
     }
     self->tick = zloop_timer(self->loop, TICK_MS, 0, on_tick, self);
@@ -165,7 +226,8 @@ int sp_gateway_run(const sp_config_t *config, sp_error_t *err)
                          .tick = -1};
     int rc = start(&self, err);
     if (rc == 0) {
-        sp_log(SP_LOG_INFO, "GATEWAY-READY", "http", sp_http_endpoint(self.http), "version", sp_config_version(), NULL);
+        sp_log(SP_LOG_INFO, "GATEWAY-READY", "http", sp_http_endpoint(self.http), "version",
+               sp_config_version(), NULL);
         sp_mesh_run(self.loop);
         sp_log(SP_LOG_INFO, "GATEWAY-STOPPED", NULL);
     }

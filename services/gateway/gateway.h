@@ -14,27 +14,27 @@
 #include "services/gateway/http.h"
 
 typedef struct sp_gateway {
-    const sp_config_t *config;     // borrowed
-    const char *service_id;        // from config
-    zloop_t *loop;                 // the one thread
-    sp_signals_t *signals;         // SIGTERM, SIGINT
-    sp_metrics_t *metrics;         // registry
-    sp_listener_t *listener;       // metrics_listen, or NULL
-    sp_backends_t *backends;       // managers, routers, health services
-    sp_events_t *events;           // server-sent events
-    sp_http_t *http;               // REST
-    sp_member_t *member;           // registration in etcd
-    int max_in_flight;             // requests answered later
-    int request_timeout_ms;        // unless the request says
-    int64_t stop_by_ms;            // 0, or when the stop no longer waits for answers
-    int tick;                      // timer, or -1
-    sp_metric_t *requests;         // by route, method, status
-    sp_metric_t *seconds;          // by route
-    sp_series_t *in_flight;        // gauge
-    sp_series_t *connections;      // gauge
-    sp_series_t *event_clients;    // gauge
-    sp_series_t *events_total;     // counter
-    sp_series_t *events_dropped;   // counter
+    const sp_config_t *config;   // borrowed
+    const char *service_id;      // from config
+    zloop_t *loop;               // the one thread
+    sp_signals_t *signals;       // SIGTERM, SIGINT
+    sp_metrics_t *metrics;       // registry
+    sp_listener_t *listener;     // metrics_listen, or NULL
+    sp_backends_t *backends;     // managers, routers, health services
+    sp_events_t *events;         // server-sent events
+    sp_http_t *http;             // REST
+    sp_member_t *member;         // registration in etcd
+    int max_in_flight;           // requests answered later
+    int request_timeout_ms;      // unless the request says
+    int64_t stop_by_ms;          // 0, or when the stop no longer waits for answers
+    int tick;                    // timer, or -1
+    sp_metric_t *requests;       // by route, method, status
+    sp_metric_t *seconds;        // by route
+    sp_series_t *in_flight;      // gauge
+    sp_series_t *connections;    // gauge
+    sp_series_t *event_clients;  // gauge
+    sp_series_t *events_total;   // counter
+    sp_series_t *events_dropped; // counter
 } sp_gateway_t;
 
 // Rows of the gateway's configuration.

@@ -12,7 +12,8 @@
 
 static void write_count(sp_buf_t *out, const sp_gateway_t *self, const char *kind, bool last)
 {
-    sp_buf_printf(out, "\"%s\":%zu%s", kind, sp_backends_count(self->backends, kind), last ? "" : ",");
+    sp_buf_printf(out, "\"%s\":%zu%s", kind, sp_backends_count(self->backends, kind),
+                  last ? "" : ",");
 }
 
 // For people and load balancers: 200 while requests can be answered.
@@ -24,7 +25,10 @@ static void handle_health(sp_gateway_t *self, sp_exchange_t *x)
     bool whole = ready && leader[0] != '\0' && sp_backends_count(self->backends, "router") > 0;
     int64_t age = sp_backends_age_ms(self->backends);
     sp_buf_t out = SP_BUF_INIT;
-    sp_buf_printf(&out, "{\"status\":\"%s\",\"service\":\"gateway\",\"service_id\":", whole ? "ok" : ready ? "degraded" : "unavailable");
+    sp_buf_printf(&out, "{\"status\":\"%s\",\"service\":\"gateway\",\"service_id\":",
+                  whole   ? "ok"
+                  : ready ? "degraded"
+                          : "unavailable");
     sp_json_write_string(&out, sp_str(self->service_id));
     sp_buf_addz(&out, ",\"version\":");
     sp_json_write_string(&out, sp_str(sp_config_version()));
@@ -84,11 +88,12 @@ static void handle_events(sp_gateway_t *self, sp_exchange_t *x)
 }
 
 static const struct {
-    const char *path;                             // exact
+    const char *path;                                // exact
     void (*handle)(sp_gateway_t *, sp_exchange_t *); // GET
 } own_paths[] = {
-    {"/health", handle_health}, {"/api/v1/health", handle_health}, {"/livez", handle_livez},
-    {"/readyz", handle_readyz}, {"/metrics", handle_metrics},      {"/api/v1/events", handle_events},
+    {"/health", handle_health},   {"/api/v1/health", handle_health},
+    {"/livez", handle_livez},     {"/readyz", handle_readyz},
+    {"/metrics", handle_metrics}, {"/api/v1/events", handle_events},
 };
 
 // True when the path is one of ours: then it is answered.
@@ -137,7 +142,8 @@ void sp_gateway_on_done(void *arg, const sp_exchange_t *x)
     snprintf(status, sizeof(status), "%d", x->status);
     double seconds = (double)(sp_clock_mono_us() - x->started_us) / 1e6;
     // Methods come from outside; known ones only become label values.
-    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"};
+    static const char *const methods[] = {"GET",    "HEAD",  "POST",   "PUT",
+                                          "DELETE", "PATCH", "OPTIONS"};
     const char *method = "other";
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
         method = strcmp(methods[i], x->method) == 0 ? methods[i] : method;
@@ -146,8 +152,10 @@ void sp_gateway_on_done(void *arg, const sp_exchange_t *x)
     if (strcmp(x->label, "/api/v1/events") != 0) {
         sp_histogram_observe(sp_metric_with(self->seconds, x->label, NULL), seconds);
     }
-    bool change = strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0 && strcmp(x->label, "execute") != 0;
+    bool change = strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0 &&
+                  strcmp(x->label, "execute") != 0;
     // Not the address: a query may hold an application's keys.
-    sp_log(change || x->status >= 500 ? SP_LOG_INFO : SP_LOG_DEBUG, "HTTP-ANSWER", "req", x->request_id, "route", x->label, "method",
-           method, "status", status, "ms", sp_log_fmt("%.1f", seconds * 1e3), NULL);
+    sp_log(change || x->status >= 500 ? SP_LOG_INFO : SP_LOG_DEBUG, "HTTP-ANSWER", "req",
+           x->request_id, "route", x->label, "method", method, "status", status, "ms",
+           sp_log_fmt("%.1f", seconds * 1e3), NULL);
 }

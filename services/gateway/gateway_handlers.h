@@ -4,9 +4,9 @@
 
 #include "services/gateway/gateway.h"
 
-// self is the sp_gateway_t.
-void sp_gateway_on_request(void *self, sp_exchange_t *x);
-void sp_gateway_on_refuse(void *self, sp_exchange_t *x, int code, const char *text);
-void sp_gateway_on_done(void *self, const sp_exchange_t *x);
+// arg is the sp_gateway_t.
+void sp_gateway_on_request(void *arg, sp_exchange_t *x);
+void sp_gateway_on_refuse(void *arg, sp_exchange_t *x, int code, const char *text);
+void sp_gateway_on_done(void *arg, const sp_exchange_t *x);
 
 #endif

@@ -1,25 +1,21 @@
 #include "services/gateway/http.h"
 
-#include <errno.h>
 #include <microhttpd.h>
-#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
+#include "services/gateway/framing.h"
+#include "services/gateway/http_listen.h"
 
 // Memory of one connection in libmicrohttpd: headers, and the window of bodies. Room over max_header so that we, and not the
 // library, answer most requests whose headers are too large.
 #define CONNECTION_MEMORY (64 * 1024)
-// Of a body that is refused, so much is read and dropped before the answer: a client that writes and never reads meanwhile would see
-// a broken connection instead of the reason.
-#define SWALLOW_MAX ((size_t)16 * 1024 * 1024)
-#define TICK_MS 250
+#define TICK_MS           250
 
 typedef enum { PHASE_HEADERS, PHASE_BODY, PHASE_ANSWER, PHASE_IDLE } phase_t;
 
@@ -115,8 +111,10 @@ static int on_tick(zloop_t *loop, int timer_id, void *arg)
     (void)timer_id;
     sp_http_t *self = arg;
     int64_t now = sp_clock_mono_ms();
-    const int limits[] = {[PHASE_HEADERS] = self->options.header_timeout_ms, [PHASE_BODY] = self->options.body_timeout_ms,
-                          [PHASE_ANSWER] = 0, [PHASE_IDLE] = self->options.idle_timeout_ms};
+    const int limits[] = {[PHASE_HEADERS] = self->options.header_timeout_ms,
+                          [PHASE_BODY] = self->options.body_timeout_ms,
+                          [PHASE_ANSWER] = 0,
+                          [PHASE_IDLE] = self->options.idle_timeout_ms};
     for (sp_http_conn_t *conn = self->conns; conn != NULL; conn = conn->next) {
         int limit = limits[conn->phase];
         if (limit > 0 && now - conn->since_ms > limit) {
@@ -127,11 +125,13 @@ static int on_tick(zloop_t *loop, int timer_id, void *arg)
     return 0;
 }
 
-static void on_connection(void *cls, struct MHD_Connection *con, void **socket_context, enum MHD_ConnectionNotificationCode code)
+static void on_connection(void *cls, struct MHD_Connection *con, void **socket_context,
+                          enum MHD_ConnectionNotificationCode code)
 {
     sp_http_t *self = cls;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        const union MHD_ConnectionInfo *info = MHD_get_connection_info(con, MHD_CONNECTION_INFO_CONNECTION_FD);
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(con, MHD_CONNECTION_INFO_CONNECTION_FD);
         sp_http_conn_t *conn = calloc(1, sizeof(*conn));
         if (conn == NULL || info == NULL) {
             free(conn);
@@ -169,7 +169,8 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *con)
         free(x);
         return NULL;
     }
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(con, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(con, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     x->conn = info != NULL ? info->socket_context : NULL;
     if (x->conn != NULL && x->conn->phase == PHASE_IDLE) {
         enter(x->conn, PHASE_HEADERS);
@@ -183,7 +184,8 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *con)
     return x;
 }
 
-static void on_completed(void *cls, struct MHD_Connection *con, void **con_cls, enum MHD_RequestTerminationCode code)
+static void on_completed(void *cls, struct MHD_Connection *con, void **con_cls,
+                         enum MHD_RequestTerminationCode code)
 {
     (void)con;
     (void)code;
@@ -212,40 +214,6 @@ static void on_completed(void *cls, struct MHD_Connection *con, void **con_cls, 
     *con_cls = NULL;
 }
 
-typedef struct framing {
-    int lengths;      // Content-Length headers
-    int encodings;    // Transfer-Encoding headers
-    bool bad_length;  // not a number
-    bool large;       // Content-Length over max_body
-    bool endless;     // ... and over what would be swallowed
-    bool expects;     // Expect: 100-continue
-    size_t max_body;  // limit
-    size_t bytes;     // names and values
-} framing_t;
-
-static enum MHD_Result on_header(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
-{
-    (void)kind;
-    framing_t *f = cls;
-    f->bytes += strlen(name) + (value != NULL ? strlen(value) : 0) + 4;
-    if (strcasecmp(name, "Content-Length") == 0) {
-        f->lengths++;
-        int64_t length = -1;
-        if (value == NULL || value[0] == '-' || sp_str_to_int64(sp_str(value), &length) != 0) {
-            // A number over int64 is as good as any other that is too large.
-            f->bad_length = value == NULL || value[strspn(value, "0123456789")] != '\0' || value[0] == '\0';
-            length = INT64_MAX;
-        }
-        f->large = length > (int64_t)f->max_body;
-        f->endless = length > (int64_t)SWALLOW_MAX;
-    } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
-        f->encodings++;
-    } else if (strcasecmp(name, "Expect") == 0) {
-        f->expects = true;
-    }
-    return MHD_YES;
-}
-
 static void refuse(sp_exchange_t *x, int code, const char *text, bool close_connection)
 {
     x->refuse_code = code;
@@ -258,7 +226,8 @@ static void choose_request_id(sp_exchange_t *x)
     const char *given = sp_http_header(x, "X-Request-Id");
     bool usable = given != NULL && given[0] != '\0' && strlen(given) < sizeof(x->request_id);
     for (const char *c = given; usable && *c != '\0'; c++) {
-        usable = (*c >= '0' && *c <= '9') || (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || strchr("-_.:/", *c) != NULL;
+        usable = (*c >= '0' && *c <= '9') || (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+                 strchr("-_.:/", *c) != NULL;
     }
     if (usable) {
         memcpy(x->request_id, given, strlen(given) + 1);
@@ -274,15 +243,16 @@ static bool begin(sp_http_t *self, sp_exchange_t *x, const char *method)
     x->method = sp_arena_strz(x->arena, method);
     choose_request_id(x);
     enter(x->conn, PHASE_BODY);
-    framing_t f = {.max_body = self->options.max_body};
-    MHD_get_connection_values(x->con, MHD_HEADER_KIND, on_header, &f);
+    sp_framing_t f = {.max_body = self->options.max_body};
+    sp_framing_read(x->con, &f);
     if (x->uri == NULL || x->method == NULL || x->conn == NULL) {
         refuse(x, SP_E_OUT_OF_MEMORY, "memory ran out", true);
         return true;
     }
-    if (f.lengths > 1 || (f.lengths > 0 && f.encodings > 0) || f.encodings > 1 || f.bad_length) {
+    if (sp_framing_ambiguous(&f)) {
         // Two readers of such a request see two different requests: nothing behind it can be trusted either.
-        refuse(x, SP_E_MALFORMED, "Content-Length or Transfer-Encoding contradict each other", true);
+        refuse(x, SP_E_MALFORMED, "Content-Length or Transfer-Encoding contradict each other",
+               true);
         return true;
     }
     if (f.bytes + strlen(x->uri) + strlen(method) > self->options.max_header) {
@@ -317,8 +287,9 @@ static enum MHD_Result queue(sp_exchange_t *x)
     return rc;
 }
 
-static enum MHD_Result on_access(void *cls, struct MHD_Connection *con, const char *url, const char *method, const char *version,
-                                 const char *data, size_t *size, void **con_cls)
+static enum MHD_Result on_access(void *cls, struct MHD_Connection *con, const char *url,
+                                 const char *method, const char *version, const char *data,
+                                 size_t *size, void **con_cls)
 {
     (void)con;
     (void)url;
@@ -342,7 +313,7 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *con, const ch
         }
         x->swallowed += *size;
         *size = 0;
-        return x->swallowed > SWALLOW_MAX ? MHD_NO : MHD_YES;
+        return x->swallowed > SP_FRAMING_SWALLOW_MAX ? MHD_NO : MHD_YES;
     }
     if (!x->dispatched) {
         dispatch(self, x);
@@ -360,8 +331,8 @@ const char *sp_http_header(const sp_exchange_t *x, const char *name)
     return MHD_lookup_connection_value(x->con, MHD_HEADER_KIND, name);
 }
 
-static void answer(sp_exchange_t *x, int status, const char *content_type, struct MHD_Response *response,
-                   const char *const *headers)
+static void answer(sp_exchange_t *x, int status, const char *content_type,
+                   struct MHD_Response *response, const char *const *headers)
 {
     MHD_add_response_header(response, "Content-Type", content_type);
     MHD_add_response_header(response, "Cache-Control", "no-store");
@@ -386,11 +357,13 @@ static void answer(sp_exchange_t *x, int status, const char *content_type, struc
     }
 }
 
-void sp_http_reply(sp_exchange_t *x, int status, const char *content_type, sp_buf_t *body, const char *const *headers)
+void sp_http_reply(sp_exchange_t *x, int status, const char *content_type, sp_buf_t *body,
+                   const char *const *headers)
 {
     struct MHD_Response *response = NULL;
     if (x->response != NULL || x->status != 0) {
-        sp_log(SP_LOG_ERROR, "HTTP-TWICE", "req", x->request_id, NULL); // a bug of ours; the first answer stands
+        sp_log(SP_LOG_ERROR, "HTTP-TWICE", "req", x->request_id,
+               NULL); // a bug of ours; the first answer stands
         sp_buf_free(body);
         return;
     }
@@ -433,7 +406,8 @@ static void on_free(void *cls)
     free(cls);
 }
 
-void sp_http_reply_stream(sp_exchange_t *x, const char *content_type, sp_http_read_fn *read_fn, void (*free_fn)(void *arg), void *arg)
+void sp_http_reply_stream(sp_exchange_t *x, const char *content_type, sp_http_read_fn *read_fn,
+                          void (*free_fn)(void *arg), void *arg)
 {
     struct sp_http_stream *s = calloc(1, sizeof(*s));
     struct MHD_Response *response = NULL;
@@ -468,53 +442,6 @@ void sp_http_cut(sp_exchange_t *x)
     }
 }
 
-// ---- listening
-
-static int listen_on(const char *address, int *ret_fd, sp_error_t *err)
-{
-    char host[256];
-    const char *colon = strrchr(address, ':');
-    size_t len = colon != NULL ? (size_t)(colon - address) : 0;
-    if (colon == NULL || len >= sizeof(host)) {
-        return sp_error_set(err, SP_E_CONFIG, "http_listen: '%s' is not host:port", address);
-    }
-    // [::1]:8081
-    bool bracket = len >= 2 && address[0] == '[' && address[len - 1] == ']';
-    memcpy(host, address + bracket, len - 2 * bracket);
-    host[len - 2 * bracket] = '\0';
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found = NULL;
-    int rc = getaddrinfo(host[0] != '\0' && strcmp(host, "*") != 0 ? host : NULL, colon + 1, &hints, &found);
-    if (rc != 0) {
-        return sp_error_set(err, SP_E_CONFIG, "http_listen: '%s': %s", address, gai_strerror(rc));
-    }
-    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int on = 1;
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-        bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 256) != 0) {
-        sp_error_set(err, SP_E_CONFIG, "http_listen: '%s': %s; another process may use the port", address, strerror(errno));
-        freeaddrinfo(found);
-        if (fd >= 0) {
-            close(fd);
-        }
-        return SP_E_CONFIG;
-    }
-    freeaddrinfo(found);
-    *ret_fd = fd;
-    return 0;
-}
-
-static void name_endpoint(sp_http_t *self)
-{
-    struct sockaddr_storage address;
-    socklen_t size = sizeof(address);
-    char host[128] = "?", port[16] = "0";
-    if (getsockname(self->listen_fd, (struct sockaddr *)&address, &size) == 0) {
-        getnameinfo((struct sockaddr *)&address, size, host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
-    }
-    bool v6 = strchr(host, ':') != NULL;
-    snprintf(self->endpoint, sizeof(self->endpoint), v6 ? "http://[%s]:%s" : "http://%s:%s", host, port);
-}
-
 // The library's messages are about clients' faults: nothing that an operator could mend.
 static void on_library_log(void *cls, const char *fmt, va_list ap)
 {
@@ -525,28 +452,37 @@ static void on_library_log(void *cls, const char *fmt, va_list ap)
     sp_log(SP_LOG_DEBUG, "HTTP-LIBRARY", "text", text, NULL);
 }
 
-int sp_http_open(sp_http_t **ret_self, zloop_t *loop, const sp_http_options_t *options, const sp_http_handlers_t *handlers,
-                 sp_error_t *err)
+int sp_http_open(sp_http_t **ret_self, zloop_t *loop, const sp_http_options_t *options,
+                 const sp_http_handlers_t *handlers, sp_error_t *err)
 {
     sp_http_t *self = calloc(1, sizeof(*self));
     if (self == NULL) {
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "http");
     }
-    *self = (sp_http_t){.loop = loop, .options = *options, .handlers = *handlers, .tick = -1, .soon = -1, .epoll_fd = -1};
-    int rc = listen_on(options->listen, &self->listen_fd, err);
+    *self = (sp_http_t){.loop = loop,
+                        .options = *options,
+                        .handlers = *handlers,
+                        .tick = -1,
+                        .soon = -1,
+                        .epoll_fd = -1};
+    int rc = sp_http_listen(options->listen, &self->listen_fd, err);
     if (rc != 0) {
         free(self);
         return rc;
     }
-    name_endpoint(self);
-    self->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_access, self, MHD_OPTION_EXTERNAL_LOGGER,
-        on_library_log, NULL, MHD_OPTION_LISTEN_SOCKET, self->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)options->max_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(options->idle_timeout_ms / 1000 + 1), MHD_OPTION_URI_LOG_CALLBACK, on_uri, self,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, self, MHD_OPTION_NOTIFY_CONNECTION, on_connection, self,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
-    const union MHD_DaemonInfo *info = self->daemon != NULL ? MHD_get_daemon_info(self->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+    sp_http_name(self->listen_fd, self->endpoint, sizeof(self->endpoint));
+    self->daemon =
+        MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL,
+                         NULL, on_access, self, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL,
+                         MHD_OPTION_LISTEN_SOCKET, self->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+                         (unsigned)options->max_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                         (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_TIMEOUT,
+                         (unsigned)(options->idle_timeout_ms / 1000 + 1),
+                         MHD_OPTION_URI_LOG_CALLBACK, on_uri, self, MHD_OPTION_NOTIFY_COMPLETED,
+                         on_completed, self, MHD_OPTION_NOTIFY_CONNECTION, on_connection, self,
+                         MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+    const union MHD_DaemonInfo *info =
+        self->daemon != NULL ? MHD_get_daemon_info(self->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (info == NULL) {
         close(self->listen_fd);
         free(self);

@@ -30,7 +30,8 @@ static int hex(char c)
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-int sp_route_unescape(sp_str_t text, bool plus, sp_arena_t *arena, sp_str_t *ret_text, sp_error_t *err)
+int sp_route_unescape(sp_str_t text, bool plus, sp_arena_t *arena, sp_str_t *ret_text,
+                      sp_error_t *err)
 {
     char *out = sp_arena_alloc(arena, text.len + 1, 1);
     if (out == NULL) {
@@ -43,7 +44,9 @@ int sp_route_unescape(sp_str_t text, bool plus, sp_arena_t *arena, sp_str_t *ret
             int high = text.len - i >= 3 ? hex(text.ptr[i + 1]) : -1;
             int low = text.len - i >= 3 ? hex(text.ptr[i + 2]) : -1;
             if (high < 0 || low < 0) {
-                return sp_error_set(err, SP_E_MALFORMED, "a %% in the address is not followed by two hexadecimal digits");
+                return sp_error_set(err, SP_E_MALFORMED,
+                                    "a %% in the address is not followed by two hexadecimal "
+                                    "digits");
             }
             c = (char)(high << 4 | low);
             i += 2;
@@ -88,7 +91,7 @@ static bool is_field(sp_str_t segment)
 // Segments are compared decoded, so that /v1/%65xecute is /v1/execute, and an encoded slash stays inside its segment.
 static bool matches(const sp_schema_t *schema, const sp_str_t *segments, int n)
 {
-    sp_str_t wanted[MAX_SEGMENTS];
+    sp_str_t wanted[MAX_SEGMENTS] = {{0}};
     if (schema->path == NULL || split_segments(sp_str(schema->path), wanted) != n) {
         return false;
     }
@@ -100,20 +103,23 @@ static bool matches(const sp_schema_t *schema, const sp_str_t *segments, int n)
     return true;
 }
 
-static void take_fields(const sp_schema_t *schema, const sp_str_t *segments, int n, sp_route_fields_t *fields)
+static void take_fields(const sp_schema_t *schema, const sp_str_t *segments, int n,
+                        sp_route_fields_t *fields)
 {
-    sp_str_t wanted[MAX_SEGMENTS];
+    sp_str_t wanted[MAX_SEGMENTS] = {{0}};
     split_segments(sp_str(schema->path), wanted);
     for (int i = 0; i < n; i++) {
         if (is_field(wanted[i]) && fields->n < SP_ROUTE_MAX_FIELDS) {
-            fields->pairs[fields->n++] = (sp_value_pair_t){.key = {wanted[i].ptr + 1, wanted[i].len - 2},
-                                                           .value = {.kind = SP_VALUE_STRING, .u.s = segments[i]}};
+            fields->pairs[fields->n++] =
+                (sp_value_pair_t){.key = {wanted[i].ptr + 1, wanted[i].len - 2},
+                                  .value = {.kind = SP_VALUE_STRING, .u.s = segments[i]}};
         }
     }
 }
 
-int sp_route_find(const char *method, sp_str_t path, sp_arena_t *arena, const sp_schema_t **ret_schema, sp_route_fields_t *fields,
-                  char *allow, size_t allow_size, sp_error_t *err)
+int sp_route_find(const char *method, sp_str_t path, sp_arena_t *arena,
+                  const sp_schema_t **ret_schema, sp_route_fields_t *fields, char *allow,
+                  size_t allow_size, sp_error_t *err)
 {
     sp_str_t segments[MAX_SEGMENTS];
     int n = split_segments(path, segments);
@@ -135,7 +141,8 @@ int sp_route_find(const char *method, sp_str_t path, sp_arena_t *arena, const sp
             *ret_schema = sp_schemas[i];
             return 0;
         }
-        int more = snprintf(allow + used, allow_size - used, "%s%s", used > 0 ? ", " : "", sp_schemas[i]->method);
+        int more = snprintf(allow + used, allow_size - used, "%s%s", used > 0 ? ", " : "",
+                            sp_schemas[i]->method);
         used += more > 0 && (size_t)more < allow_size - used ? (size_t)more : 0;
     }
     if (allow[0] != '\0') {
@@ -154,21 +161,24 @@ static const sp_field_t *query_field(const sp_schema_t *schema, sp_str_t name)
     return NULL;
 }
 
-static int add_query(const sp_schema_t *schema, sp_str_t item, sp_arena_t *arena, sp_route_fields_t *fields, sp_error_t *err)
+static int add_query(const sp_schema_t *schema, sp_str_t item, sp_arena_t *arena,
+                     sp_route_fields_t *fields, sp_error_t *err)
 {
     const char *equals = memchr(item.ptr, '=', item.len);
     size_t split = equals != NULL ? (size_t)(equals - item.ptr) : item.len;
     sp_str_t name = {item.ptr, split}, text = {"", 0};
     int rc = sp_route_unescape(name, true, arena, &name, err);
     if (rc == 0 && equals != NULL) {
-        rc = sp_route_unescape((sp_str_t){equals + 1, item.len - split - 1}, true, arena, &text, err);
+        rc = sp_route_unescape((sp_str_t){equals + 1, item.len - split - 1}, true, arena, &text,
+                               err);
     }
     if (rc != 0) {
         return rc;
     }
     const sp_field_t *f = query_field(schema, name);
     if (f == NULL || fields->n == SP_ROUTE_MAX_FIELDS) {
-        return sp_error_set(err, SP_E_UNKNOWN_FIELD, "%s takes no such field from the query", schema->name);
+        return sp_error_set(err, SP_E_UNKNOWN_FIELD, "%s takes no such field from the query",
+                            schema->name);
     }
     for (size_t i = 0; i < fields->n; i++) {
         if (sp_str_eq(fields->pairs[i].key, name)) {
@@ -179,11 +189,13 @@ static int add_query(const sp_schema_t *schema, sp_str_t item, sp_arena_t *arena
     if (f->type == SP_T_BOOL && text.len == 0) {
         text = SP_STR("true");
     }
-    fields->pairs[fields->n++] = (sp_value_pair_t){.key = name, .value = {.kind = SP_VALUE_STRING, .u.s = text}};
+    fields->pairs[fields->n++] =
+        (sp_value_pair_t){.key = name, .value = {.kind = SP_VALUE_STRING, .u.s = text}};
     return 0;
 }
 
-int sp_route_query(const sp_schema_t *schema, sp_str_t query, sp_arena_t *arena, sp_route_fields_t *fields, sp_error_t *err)
+int sp_route_query(const sp_schema_t *schema, sp_str_t query, sp_arena_t *arena,
+                   sp_route_fields_t *fields, sp_error_t *err)
 {
     size_t start = 0;
     for (size_t i = 0; i <= query.len; i++) {
@@ -191,7 +203,8 @@ int sp_route_query(const sp_schema_t *schema, sp_str_t query, sp_arena_t *arena,
             continue;
         }
         if (i > start) {
-            int rc = add_query(schema, (sp_str_t){query.ptr + start, i - start}, arena, fields, err);
+            int rc =
+                add_query(schema, (sp_str_t){query.ptr + start, i - start}, arena, fields, err);
             if (rc != 0) {
                 return rc;
             }
@@ -202,7 +215,8 @@ int sp_route_query(const sp_schema_t *schema, sp_str_t query, sp_arena_t *arena,
 }
 
 // Text of an address as the type that the field has.
-static int typed(const sp_schema_t *schema, const sp_value_pair_t *pair, sp_value_t *v, sp_error_t *err)
+static int typed(const sp_schema_t *schema, const sp_value_pair_t *pair, sp_value_t *v,
+                 sp_error_t *err)
 {
     const sp_field_t *f = NULL;
     for (size_t i = 0; i < schema->n && f == NULL; i++) {
@@ -225,8 +239,8 @@ static int typed(const sp_schema_t *schema, const sp_value_pair_t *pair, sp_valu
     return 0;
 }
 
-int sp_route_message(const sp_schema_t *schema, const sp_route_fields_t *fields, const sp_value_t *body, sp_arena_t *arena,
-                     void *ret_body, sp_error_t *err)
+int sp_route_message(const sp_schema_t *schema, const sp_route_fields_t *fields,
+                     const sp_value_t *body, sp_arena_t *arena, void *ret_body, sp_error_t *err)
 {
     if (body != NULL && body->kind != SP_VALUE_MAP) {
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "the body is a JSON object");

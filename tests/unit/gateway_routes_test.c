@@ -31,7 +31,8 @@ static int teardown(void **state)
 }
 
 // Code of the whole way from "METHOD uri" and a body to a message; the message in *ret_body.
-static int request(const char *method, const char *uri, const char *json, const sp_schema_t **ret_schema, void **ret_body)
+static int request(const char *method, const char *uri, const char *json,
+                   const sp_schema_t **ret_schema, void **ret_body)
 {
     sp_str_t path, query;
     sp_route_fields_t fields = {.n = 0};
@@ -46,7 +47,8 @@ static int request(const char *method, const char *uri, const char *json, const 
         assert_int_equal(sp_wire_value_from_json(json, strlen(json), arena, &body, &err), 0);
     }
     *ret_body = sp_arena_alloc(arena, 1, (*ret_schema)->size);
-    return sp_route_message(*ret_schema, &fields, json != NULL ? &body : NULL, arena, *ret_body, &err);
+    return sp_route_message(*ret_schema, &fields, json != NULL ? &body : NULL, arena, *ret_body,
+                            &err);
 }
 
 static void test_routes(void **state)
@@ -59,17 +61,27 @@ static void test_routes(void **state)
     assert_true(sp_str_eqz(((sp_msg_shard_for_key_t *)body)->key, "a b c+d"));
     assert_true(sp_str_eqz(((sp_msg_shard_for_key_t *)body)->keyspace, "default"));
 
-    assert_int_equal(request("GET", "/api/v1/keyspaces/default/tables/My%20Schema/or%22der%2Fs", NULL, &schema, &body), 0);
+    assert_int_equal(request("GET", "/api/v1/keyspaces/default/tables/My%20Schema/or%22der%2Fs",
+                             NULL, &schema, &body),
+                     0);
     assert_ptr_equal(schema, &sp_schema_table_get);
     assert_true(sp_str_eqz(((sp_msg_table_get_t *)body)->schema, "My Schema"));
     assert_true(sp_str_eqz(((sp_msg_table_get_t *)body)->table, "or\"der/s"));
 
-    assert_int_equal(request("POST", "/api/v1/reshard/split?dry_run=true", "{\"source_shard_id\":\"a\",\"target_shards\":[\"b\"]}", &schema, &body), 0);
+    assert_int_equal(request("POST", "/api/v1/reshard/split?dry_run=true",
+                             "{\"source_shard_id\":\"a\",\"target_shards\":[\"b\"]}", &schema,
+                             &body),
+                     0);
     assert_true(((sp_msg_reshard_split_t *)body)->dry_run);
-    assert_int_equal(request("POST", "/api/v1/reshard/split?dry_run", "{\"source_shard_id\":\"a\",\"target_shards\":[\"b\"]}", &schema, &body), 0);
+    assert_int_equal(request("POST", "/api/v1/reshard/split?dry_run",
+                             "{\"source_shard_id\":\"a\",\"target_shards\":[\"b\"]}", &schema,
+                             &body),
+                     0);
     assert_true(((sp_msg_reshard_split_t *)body)->dry_run);
 
-    assert_int_equal(request("GET", "/api/v1/reshard/jobs?state=ready&limit=5", NULL, &schema, &body), 0);
+    assert_int_equal(request("GET", "/api/v1/reshard/jobs?state=ready&limit=5", NULL, &schema,
+                             &body),
+                     0);
     assert_int_equal(((sp_msg_job_list_t *)body)->limit, 5);
     assert_int_equal(((sp_msg_job_list_t *)body)->state, SP_JOB_STATE_READY);
     assert_int_equal(request("GET", "http://host:1/api/v1/shards/a?", NULL, &schema, &body), 0);
@@ -106,9 +118,11 @@ static void test_refusals(void **state)
         {"GET", "/v1/shard-for-key?key=a&nosuch=b", NULL, SP_E_UNKNOWN_FIELD, ""},
         {"GET", "/api/v1/reshard/jobs?limit=5x", NULL, SP_E_INVALID_ARGUMENT, "limit: an integer"},
         {"GET", "/api/v1/reshard/jobs?limit=0", NULL, SP_E_INVALID_ARGUMENT, "limit: 0 is below 1"},
-        {"GET", "/api/v1/reshard/jobs?state=done", NULL, SP_E_INVALID_ARGUMENT, "state: it is one of pending"},
+        {"GET", "/api/v1/reshard/jobs?state=done", NULL, SP_E_INVALID_ARGUMENT,
+         "state: it is one of pending"},
         {"POST", "/api/v1/reshard/split?dry_run=maybe", "{}", SP_E_INVALID_ARGUMENT, "dry_run"},
-        {"POST", "/api/v1/keyspaces/a/tables", "{\"keyspace\":\"b\",\"table\":\"t\"}", SP_E_MALFORMED, "keyspace: given twice"},
+        {"POST", "/api/v1/keyspaces/a/tables", "{\"keyspace\":\"b\",\"table\":\"t\"}",
+         SP_E_MALFORMED, "keyspace: given twice"},
         {"POST", "/api/v1/keyspaces", "[]", SP_E_INVALID_ARGUMENT, "object"},
         {"POST", "/api/v1/keyspaces", NULL, SP_E_MISSING_FIELD, "name"},
         {"PUT", "/api/v1/shards", NULL, SP_E_METHOD_NOT_ALLOWED, ""},
@@ -126,7 +140,9 @@ static void test_refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_routes, setup, teardown),
-                                       cmocka_unit_test_setup_teardown(test_refusals, setup, teardown)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_routes, setup,
+                                                                       teardown),
+                                       cmocka_unit_test_setup_teardown(test_refusals, setup,
+                                                                       teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

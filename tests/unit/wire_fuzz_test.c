@@ -15,7 +15,8 @@
 
 static uint64_t seed = 20240601;
 
-static uint32_t below(uint32_t limit) // splitmix64: the test must not depend on the libc's generator
+static uint32_t
+below(uint32_t limit) // splitmix64: the test must not depend on the libc's generator
 {
     uint64_t z = seed += UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -25,13 +26,20 @@ static uint32_t below(uint32_t limit) // splitmix64: the test must not depend on
 
 static size_t mutate(char *bytes, size_t len, size_t room)
 {
-    static const unsigned char nasty[] = {0xdd, 0xdf, 0xdb, 0xc6, 0xc1, 0xff, 0x00, 0x80, 0x90, 0xc0, 0xcf, 0xd3, '"', '\\', '{', '['};
+    static const unsigned char nasty[] = {0xdd, 0xdf, 0xdb, 0xc6, 0xc1, 0xff, 0x00, 0x80,
+                                          0x90, 0xc0, 0xcf, 0xd3, '"',  '\\', '{',  '['};
     for (uint32_t n = below(4); n > 0 && len > 0; n--) {
         size_t at = below((uint32_t)len);
         switch (below(5)) {
-        case 0: bytes[at] = (char)below(256); break;
-        case 1: bytes[at] = (char)nasty[below(sizeof(nasty))]; break;
-        case 2: len = at; break;
+        case 0:
+            bytes[at] = (char)below(256);
+            break;
+        case 1:
+            bytes[at] = (char)nasty[below(sizeof(nasty))];
+            break;
+        case 2:
+            len = at;
+            break;
         case 3:
             memmove(bytes + at, bytes + at + 1, len - at - 1);
             len--;
@@ -47,7 +55,8 @@ static size_t mutate(char *bytes, size_t len, size_t room)
     return len;
 }
 
-static void try_msgpack(const sp_schema_t *schema, const char *data, size_t len, sp_arena_t *arena, void *body)
+static void try_msgpack(const sp_schema_t *schema, const char *data, size_t len, sp_arena_t *arena,
+                        void *body)
 {
     char *exact = malloc(len + (len == 0)); // so that ASan sees one byte too many
     memcpy(exact, data, len);
@@ -58,7 +67,8 @@ static void try_msgpack(const sp_schema_t *schema, const char *data, size_t len,
     if (sp_wire_decode_msgpack(schema, exact, len, arena, body, &err) == 0) {
         assert_int_equal(sp_wire_scan(exact, len, SP_WIRE_MAX_DEPTH, NULL), 0);
         assert_int_equal(sp_wire_encode_msgpack(schema, body, &first, &err), 0);
-        assert_int_equal(sp_wire_decode_msgpack(schema, first.data, first.len, arena, body, &err), 0);
+        assert_int_equal(sp_wire_decode_msgpack(schema, first.data, first.len, arena, body, &err),
+                         0);
         assert_int_equal(sp_wire_encode_msgpack(schema, body, &second, &err), 0);
         assert_int_equal(first.len, second.len);
         assert_memory_equal(first.data, second.data, first.len);
@@ -76,7 +86,8 @@ static void try_msgpack(const sp_schema_t *schema, const char *data, size_t len,
     free(exact);
 }
 
-static void try_json(const sp_schema_t *schema, const char *data, size_t len, sp_arena_t *arena, void *body)
+static void try_json(const sp_schema_t *schema, const char *data, size_t len, sp_arena_t *arena,
+                     void *body)
 {
     char *exact = malloc(len + (len == 0));
     memcpy(exact, data, len);
@@ -96,7 +107,7 @@ static void test_mutations(void **state)
 {
     (void)state;
     const char *wish = getenv("WIRE_FUZZ_ROUNDS");
-    int rounds = wish != NULL ? atoi(wish) : 200;
+    int rounds = wish != NULL ? (int)strtol(wish, NULL, 10) : 200;
     json_t *rows = json_load_file("tests/contract/golden.json", 0, NULL), *row;
     assert_non_null(rows);
     size_t i;
@@ -104,7 +115,8 @@ static void test_mutations(void **state)
     char *bytes = malloc(65536);
     json_array_foreach(rows, i, row)
     {
-        const sp_schema_t *schema = sp_schema_by_name(json_string_value(json_object_get(row, "message")));
+        const sp_schema_t *schema =
+            sp_schema_by_name(json_string_value(json_object_get(row, "message")));
         if (schema == NULL) {
             continue; // a part
         }
@@ -136,7 +148,7 @@ static void test_noise(void **state)
     (void)state;
     sp_arena_t *arena = sp_arena_new(0);
     for (int round = 0; round < 20000; round++) {
-        char bytes[64];
+        char bytes[64] = "";
         size_t len = below(sizeof(bytes));
         for (size_t k = 0; k < len; k++) {
             bytes[k] = (char)below(256);
@@ -153,6 +165,7 @@ static void test_noise(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mutations), cmocka_unit_test(test_noise)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mutations),
+                                       cmocka_unit_test(test_noise)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,8 +42,11 @@ static void test_decode(void **state)
     (void)state;
     sp_msg_shard_create_t create;
     assert_int_equal(decode(&sp_schema_shard_create,
-                            "{\"name\":\"s1\",\"primary_endpoint\":\"postgresql://a:b@h/d\",\"replicas\":[\"r1\",\"r2\"],"
-                            "\"admin_endpoint\":null}", &create), 0);
+                            "{\"name\":\"s1\",\"primary_endpoint\":\"postgresql://a:b@h/"
+                            "d\",\"replicas\":[\"r1\",\"r2\"],"
+                            "\"admin_endpoint\":null}",
+                            &create),
+                     0);
     assert_true(sp_str_eqz(create.name, "s1"));
     assert_int_equal(create.replicas.n, 2);
     assert_int_equal(create.vnode_count, 256);
@@ -51,7 +54,10 @@ static void test_decode(void **state)
     sp_msg_shard_for_key_reply_t reply;
     const char *both[] = {"\"-9223372036854775808\"", "-9223372036854775808"};
     for (size_t i = 0; i < 2; i++) {
-        const char *text = sp_arena_printf(arena, "{\"shard_id\":\"a\",\"keyspace\":\"k\",\"key\":\"\",\"hash\":%s,\"ring_version\":1}", both[i]);
+        const char *text = sp_arena_printf(arena,
+                                           "{\"shard_id\":\"a\",\"keyspace\":\"k\",\"key\":\"\","
+                                           "\"hash\":%s,\"ring_version\":1}",
+                                           both[i]);
         assert_int_equal(decode(&sp_schema_shard_for_key_reply, text, &reply), 0);
         assert_true(reply.hash == INT64_MIN);
         assert_non_null(reply.key.ptr); // empty is not absent
@@ -78,10 +84,13 @@ static void test_refuses(void **state)
         {"{\"keys\":[\"\\ud800\"]}", SP_E_MALFORMED, ""},
         {"{\"keys\":[9223372036854775808]}", SP_E_MALFORMED, "64 bits"},
         {"{\"keys\":[1e999]}", SP_E_MALFORMED, "64 bits"},
-        {"{\"keys\":[\"a\", 5]}", SP_E_INVALID_ARGUMENT, "keys[1]: a string is needed, not an integer"},
+        {"{\"keys\":[\"a\", 5]}", SP_E_INVALID_ARGUMENT,
+         "keys[1]: a string is needed, not an integer"},
         {"{\"keys\":\"a\"}", SP_E_INVALID_ARGUMENT, "keys: a list is needed, not a string"},
-        {"{\"keys\":[],\"keyspace\":\"\"}", SP_E_INVALID_ARGUMENT, "keyspace: 0 bytes, at least 1 are needed"},
-        {"{\"keys\":[],\"nosuch\":1}", SP_E_UNKNOWN_FIELD, "nosuch: shards_for_keys has no such field"},
+        {"{\"keys\":[],\"keyspace\":\"\"}", SP_E_INVALID_ARGUMENT,
+         "keyspace: 0 bytes, at least 1 are needed"},
+        {"{\"keys\":[],\"nosuch\":1}", SP_E_UNKNOWN_FIELD,
+         "nosuch: shards_for_keys has no such field"},
         {"{}", SP_E_MISSING_FIELD, "keys: required by shards_for_keys"},
         {"{\"keys\":null}", SP_E_MISSING_FIELD, "keys: required"},
         {"[]", SP_E_INVALID_ARGUMENT, "a map of fields is needed"},
@@ -98,11 +107,17 @@ static void test_refuses(void **state)
         }
     }
     sp_msg_shards_for_keys_t body;
-    assert_int_equal(sp_wire_decode_json(&sp_schema_shards_for_keys, "{\"keys\":[]}\0", 12, arena, &body, &err), SP_E_MALFORMED);
+    assert_int_equal(sp_wire_decode_json(&sp_schema_shards_for_keys, "{\"keys\":[]}\0", 12, arena,
+                                         &body, &err),
+                     SP_E_MALFORMED);
     sp_msg_keyspace_create_t create;
-    assert_int_equal(decode(&sp_schema_keyspace_create, "{\"name\":\"a\",\"key_type\":\"numeric\"}", &create), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(decode(&sp_schema_keyspace_create, "{\"name\":\"a\",\"key_type\":\"numeric\"}",
+                            &create),
+                     SP_E_INVALID_ARGUMENT);
     assert_string_equal(err.text, "key_type: it is one of bigint, text, uuid");
-    assert_int_equal(decode(&sp_schema_keyspace_create, "{\"name\":\"a\",\"sequence_stride\":1.5}", &create), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(decode(&sp_schema_keyspace_create, "{\"name\":\"a\",\"sequence_stride\":1.5}",
+                            &create),
+                     SP_E_INVALID_ARGUMENT);
 }
 
 // jansson's own errors quote the text around the fault.
@@ -110,9 +125,13 @@ static void test_errors_show_no_secret(void **state)
 {
     (void)state;
     sp_msg_shard_create_t body;
-    assert_int_equal(decode(&sp_schema_shard_create, "{\"primary_endpoint\":\"postgresql://a:canary@h/d", &body), SP_E_MALFORMED);
+    assert_int_equal(decode(&sp_schema_shard_create,
+                            "{\"primary_endpoint\":\"postgresql://a:canary@h/d", &body),
+                     SP_E_MALFORMED);
     assert_null(strstr(err.text, "canary"));
-    assert_int_equal(decode(&sp_schema_shard_create, "{\"name\":\"a\",\"primary_endpoint\":{\"canary\":1}}", &body), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(decode(&sp_schema_shard_create,
+                            "{\"name\":\"a\",\"primary_endpoint\":{\"canary\":1}}", &body),
+                     SP_E_INVALID_ARGUMENT);
     assert_null(strstr(err.text, "canary"));
 }
 
@@ -125,8 +144,12 @@ static void test_deep(void **state)
     sp_value_t v;
     assert_int_equal(sp_wire_value_from_json(text, DEEP, arena, &v, &err), SP_E_MALFORMED);
     free(text);
-    assert_int_equal(sp_wire_value_from_json("[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]", 33, arena, &v, &err), 0);
-    assert_int_equal(sp_wire_value_from_json("[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]", 35, arena, &v, &err), SP_E_MALFORMED);
+    assert_int_equal(sp_wire_value_from_json("[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]", 33, arena, &v,
+                                             &err),
+                     0);
+    assert_int_equal(sp_wire_value_from_json("[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]", 35, arena, &v,
+                                             &err),
+                     SP_E_MALFORMED);
     const char *quoted = "\"[[[[[[[[[[[[[[[[[[[[[[\\\"[[[[\"";
     assert_int_equal(sp_wire_value_from_json(quoted, strlen(quoted), arena, &v, &err), 0);
 }
@@ -136,17 +159,25 @@ static void test_encode(void **state)
     (void)state;
     sp_str_t ids[] = {SP_STR("b")};
     sp_msg_job_progress_t progress = {.percent = 12.5, .has_percent = true};
-    sp_msg_job_t job = {.id = SP_STR("a\"\n\x01"), .state = SP_JOB_STATE_READY, .has_state = true, .target_shard_ids = {ids, 1},
+    sp_msg_job_t job = {.id = SP_STR("a\"\n\x01"),
+                        .state = SP_JOB_STATE_READY,
+                        .has_state = true,
+                        .target_shard_ids = {ids, 1},
                         .progress = &progress};
     sp_buf_t out = SP_BUF_INIT;
     assert_int_equal(sp_wire_encode_json(&sp_schema_job, &job, false, &out, &err), 0);
-    assert_string_equal(out.data, "{\"id\":\"a\\\"\\n\\u0001\",\"state\":\"ready\",\"target_shard_ids\":[\"b\"],\"progress\":{\"percent\":12.5}}");
+    assert_string_equal(out.data, "{\"id\":\"a\\\"\\n\\u0001\",\"state\":\"ready\",\"target_shard_"
+                                  "ids\":[\"b\"],\"progress\":{\"percent\":12.5}}");
     sp_buf_reset(&out);
     job.state = 99;
-    assert_int_equal(sp_wire_encode_json(&sp_schema_job, &job, false, &out, &err), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(sp_wire_encode_json(&sp_schema_job, &job, false, &out, &err),
+                     SP_E_INVALID_ARGUMENT);
     assert_int_equal(out.len, 0);
 
-    sp_msg_shard_create_t create = {.name = SP_STR("s"), .primary_endpoint = SP_STR("canary"), .vnode_count = 1, .has_vnode_count = true};
+    sp_msg_shard_create_t create = {.name = SP_STR("s"),
+                                    .primary_endpoint = SP_STR("canary"),
+                                    .vnode_count = 1,
+                                    .has_vnode_count = true};
     assert_int_equal(sp_wire_encode_json(&sp_schema_shard_create, &create, false, &out, &err), 0);
     assert_string_equal(out.data, "{\"name\":\"s\",\"vnode_count\":1}");
     sp_buf_reset(&out);
@@ -161,8 +192,13 @@ static void test_numbers(void **state)
     static const struct {
         double v;
         const char *text;
-    } rows[] = {{0.1, "0.1"}, {3.0, "3.0"}, {1e300, "1e+300"}, {1.0 / 3, "0.3333333333333333"}, {-0.0, "-0.0"},
-                {5e-324, "4.94065645841247e-324"}, {1.0 / 0.0, "\"Infinity\""}};
+    } rows[] = {{0.1, "0.1"},
+                {3.0, "3.0"},
+                {1e300, "1e+300"},
+                {1.0 / 3, "0.3333333333333333"},
+                {-0.0, "-0.0"},
+                {5e-324, "4.94065645841247e-324"},
+                {1.0 / 0.0, "\"Infinity\""}};
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         sp_buf_t out = SP_BUF_INIT;
         sp_json_write_float(&out, rows[i].v);
@@ -171,7 +207,8 @@ static void test_numbers(void **state)
     }
     sp_value_t v;
     sp_buf_t out = SP_BUF_INIT;
-    const char *text = "{\"a\":[1,9223372036854775807,-9223372036854775808,2.0,null,true,\"\xc3\xa9\"],\"b\":{}}";
+    const char *text =
+        "{\"a\":[1,9223372036854775807,-9223372036854775808,2.0,null,true,\"\xc3\xa9\"],\"b\":{}}";
     assert_int_equal(sp_wire_value_from_json(text, strlen(text), arena, &v, &err), 0);
     assert_int_equal(sp_wire_value_to_json(&v, &out, &err), 0);
     assert_string_equal(out.data, text);
@@ -182,19 +219,32 @@ static void test_value_as_message(void **state)
 {
     (void)state;
     sp_msg_reshard_split_t split;
-    assert_int_equal(decode(&sp_schema_reshard_split, "{\"source_shard_id\":\"a\",\"target_shards\":[\"b\",{\"name\":\"c\",\"primary_endpoint\":\"d\",\"x\":1}]}", &split), 0);
+    assert_int_equal(decode(&sp_schema_reshard_split,
+                            "{\"source_shard_id\":\"a\",\"target_shards\":[\"b\",{\"name\":\"c\","
+                            "\"primary_endpoint\":\"d\",\"x\":1}]}",
+                            &split),
+                     0);
     sp_msg_shard_create_t create;
     assert_int_equal(split.target_shards.items[0].kind, SP_VALUE_STRING);
-    assert_int_equal(sp_wire_decode_value(&sp_schema_shard_create, &split.target_shards.items[1], arena, &create, &err), SP_E_UNKNOWN_FIELD);
+    assert_int_equal(sp_wire_decode_value(&sp_schema_shard_create, &split.target_shards.items[1],
+                                          arena, &create, &err),
+                     SP_E_UNKNOWN_FIELD);
     split.target_shards.items[1].u.map.n = 2;
-    assert_int_equal(sp_wire_decode_value(&sp_schema_shard_create, &split.target_shards.items[1], arena, &create, &err), 0);
+    assert_int_equal(sp_wire_decode_value(&sp_schema_shard_create, &split.target_shards.items[1],
+                                          arena, &create, &err),
+                     0);
     assert_true(sp_str_eqz(create.name, "c"));
 }
 
 static void test_base64(void **state)
 {
     (void)state;
-    static const char *const pairs[][2] = {{"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"}, {"foob", "Zm9vYg=="}, {"\xff\xfe\xfd", "//79"}};
+    static const char *const pairs[][2] = {{"", ""},
+                                           {"f", "Zg=="},
+                                           {"fo", "Zm8="},
+                                           {"foo", "Zm9v"},
+                                           {"foob", "Zm9vYg=="},
+                                           {"\xff\xfe\xfd", "//79"}};
     for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
         sp_buf_t out = SP_BUF_INIT;
         sp_base64_encode(pairs[i][0], strlen(pairs[i][0]), &out);
@@ -204,7 +254,8 @@ static void test_base64(void **state)
         assert_int_equal(sp_base64_decode(sp_str(pairs[i][1]), arena, &back, &err), 0);
         assert_true(sp_str_eqz(back, pairs[i][0]));
     }
-    static const char *const bad[] = {"Z", "Zg=", "Zg", "Zg==Zg==", "Z===", "Zh==", "Zm9=", "Zm 9", "====", "Zm9v\n"};
+    static const char *const bad[] = {"Z",    "Zg=",  "Zg",   "Zg==Zg==", "Z===",
+                                      "Zh==", "Zm9=", "Zm 9", "====",     "Zm9v\n"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         sp_str_t back;
         if (sp_base64_decode(sp_str(bad[i]), arena, &back, &err) != SP_E_MALFORMED) {

@@ -50,13 +50,17 @@ static void test_roundtrip(void **state)
     (void)state;
     sp_value_t cells[3] = {sp_value_int(-5), sp_value_str("x"), {.kind = SP_VALUE_NULL}};
     sp_msg_statement_t statements[1] = {{.sql = SP_STR("select $1"), .params = {cells, 3}}};
-    sp_msg_execute_t in = {.shard_key = SP_STR("42"), .statements = {statements, 1}, .consistency = SP_CONSISTENCY_EVENTUAL,
+    sp_msg_execute_t in = {.shard_key = SP_STR("42"),
+                           .statements = {statements, 1},
+                           .consistency = SP_CONSISTENCY_EVENTUAL,
                            .has_consistency = true};
     sp_buf_t out = SP_BUF_INIT;
     assert_int_equal(sp_wire_encode_msgpack(&sp_schema_execute, &in, &out, &err), 0);
     sp_msg_execute_t back;
     memset(&back, 0xaa, sizeof(back)); // the decoder zeroes it
-    assert_int_equal(sp_wire_decode_msgpack(&sp_schema_execute, out.data, out.len, arena, &back, &err), 0);
+    assert_int_equal(sp_wire_decode_msgpack(&sp_schema_execute, out.data, out.len, arena, &back,
+                                            &err),
+                     0);
     assert_true(sp_str_eqz(back.shard_key, "42"));
     assert_true(sp_str_eqz(back.keyspace, "default"));
     assert_int_equal(back.consistency, SP_CONSISTENCY_EVENTUAL);
@@ -73,7 +77,12 @@ static void test_defaults_and_presence(void **state)
 {
     (void)state;
     sp_msg_shard_create_t create;
-    assert_int_equal(DECODE(&sp_schema_shard_create, "\x82\x01\xa1" "a\x02\xa1" "d", &create), 0);
+    assert_int_equal(DECODE(&sp_schema_shard_create,
+                            "\x82\x01\xa1"
+                            "a\x02\xa1"
+                            "d",
+                            &create),
+                     0);
     assert_int_equal(create.vnode_count, 256);
     assert_true(create.has_vnode_count);
     assert_true(sp_str_eqz(create.keyspace, "default"));
@@ -95,7 +104,9 @@ static void test_unknown_fields_are_skipped(void **state)
 {
     (void)state;
     sp_msg_task_ack_t ack;
-    assert_int_equal(DECODE(&sp_schema_task_ack, "\x83\x63\x81\xa1z\x92\x01\x02\x01\xa1t\xcd\xff\xff\xc0", &ack), 0);
+    assert_int_equal(DECODE(&sp_schema_task_ack,
+                            "\x83\x63\x81\xa1z\x92\x01\x02\x01\xa1t\xcd\xff\xff\xc0", &ack),
+                     0);
     assert_true(sp_str_eqz(ack.task_id, "t"));
     // nil is the same as absent
     assert_int_equal(DECODE(&sp_schema_task_ack, "\x81\x01\xc0", &ack), SP_E_MISSING_FIELD);
@@ -109,22 +120,32 @@ static void test_refusals_name_the_field(void **state)
     assert_string_equal(err.text, "shard_key: required by execute");
     assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x02\xa1k", &body), SP_E_MALFORMED);
     assert_string_equal(err.text, "shard_key: given twice");
-    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x08\x00", &body), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x08\x00", &body),
+                     SP_E_INVALID_ARGUMENT);
     assert_string_equal(err.text, "deadline_ms: 0 is below 1");
-    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x03\x92\x81\x01\xa1s\x80", &body), SP_E_MISSING_FIELD);
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x03\x92\x81\x01\xa1s\x80", &body),
+                     SP_E_MISSING_FIELD);
     assert_string_equal(err.text, "statements[1].sql: required by statement");
-    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x06\x09", &body), SP_E_INVALID_ARGUMENT);
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x06\x09", &body),
+                     SP_E_INVALID_ARGUMENT);
     assert_string_equal(err.text, "consistency: 9 is no consistency");
     assert_int_equal(DECODE(&sp_schema_execute, "\x81\x02\x01", &body), SP_E_INVALID_ARGUMENT);
     assert_string_equal(err.text, "shard_key: a string is needed, not an integer");
-    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x08\xcf\xff\xff\xff\xff\xff\xff\xff\xff", &body), SP_E_INVALID_ARGUMENT);
-    assert_int_equal(DECODE(&sp_schema_execute, "\x81\xa2ke\x01", &body), SP_E_MALFORMED); // named by a string
+    assert_int_equal(DECODE(&sp_schema_execute,
+                            "\x82\x02\xa1k\x08\xcf\xff\xff\xff\xff\xff\xff\xff\xff", &body),
+                     SP_E_INVALID_ARGUMENT);
+    assert_int_equal(DECODE(&sp_schema_execute, "\x81\xa2ke\x01", &body),
+                     SP_E_MALFORMED); // named by a string
     assert_int_equal(DECODE(&sp_schema_execute, "\x91\x01", &body), SP_E_INVALID_ARGUMENT);
-    assert_int_equal(DECODE(&sp_schema_execute, "\x81\x02\xa1k\x00", &body), SP_E_MALFORMED); // trailing
+    assert_int_equal(DECODE(&sp_schema_execute, "\x81\x02\xa1k\x00", &body),
+                     SP_E_MALFORMED); // trailing
     // A free value with a duplicate key, or a key that is no string
-    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x05\x91\x82\xa1x\x01\xa1x\x02", &body), SP_E_MALFORMED);
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x05\x91\x82\xa1x\x01\xa1x\x02",
+                            &body),
+                     SP_E_MALFORMED);
     assert_string_equal(err.text, "params[0]: the key 'x' is given twice");
-    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x05\x91\x81\x01\x01", &body), SP_E_MALFORMED);
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x05\x91\x81\x01\x01", &body),
+                     SP_E_MALFORMED);
 }
 
 static void test_bounds(void **state)
@@ -147,7 +168,8 @@ static void test_bounds(void **state)
     ack.task_id = (sp_str_t){"\xff", 1};
     assert_int_equal(sp_wire_encode_msgpack(&sp_schema_task_ack, &ack, &out, &err), SP_E_MALFORMED);
     ack.task_id = (sp_str_t){NULL, 0};
-    assert_int_equal(sp_wire_encode_msgpack(&sp_schema_task_ack, &ack, &out, &err), SP_E_MISSING_FIELD);
+    assert_int_equal(sp_wire_encode_msgpack(&sp_schema_task_ack, &ack, &out, &err),
+                     SP_E_MISSING_FIELD);
     assert_int_equal(out.len, 4);
     assert_string_equal(out.data, "kept");
     sp_buf_free(&out);
@@ -155,7 +177,9 @@ static void test_bounds(void **state)
     // Over max_bytes, before anything is looked at.
     char *large = malloc(SP_WIRE_MAX_BYTES + 1);
     memset(large, 0, SP_WIRE_MAX_BYTES + 1);
-    assert_int_equal(sp_wire_decode_msgpack(&sp_schema_task_ack, large, SP_WIRE_MAX_BYTES + 1, arena, &ack, &err), SP_E_TOO_LARGE);
+    assert_int_equal(sp_wire_decode_msgpack(&sp_schema_task_ack, large, SP_WIRE_MAX_BYTES + 1,
+                                            arena, &ack, &err),
+                     SP_E_TOO_LARGE);
     free(large);
 }
 
@@ -168,12 +192,14 @@ static void test_memory_is_bounded(void **state)
     memset(bytes, '\x80', n + 20);
     memcpy(bytes, "\x82\x02\xa1k\x05\xdd\x00\x0f\x42\x40", 10);
     sp_msg_execute_t body;
-    assert_int_equal(sp_wire_decode_msgpack(&sp_schema_execute, bytes, n + 10, arena, &body, &err), SP_E_TOO_LARGE);
+    assert_int_equal(sp_wire_decode_msgpack(&sp_schema_execute, bytes, n + 10, arena, &body, &err),
+                     SP_E_TOO_LARGE);
     assert_string_equal(err.text, "params: 1000000 items, at most 1000 are allowed");
     // Inside a free value only the arena's limit holds it.
     memcpy(bytes, "\x82\x02\xa1k\x05\x91\xdd\x00\x0f\x42\x40", 11);
     sp_arena_t *small = sp_arena_new(1024 * 1024);
-    assert_int_equal(sp_wire_decode_msgpack(&sp_schema_execute, bytes, n + 11, small, &body, &err), SP_E_TOO_LARGE);
+    assert_int_equal(sp_wire_decode_msgpack(&sp_schema_execute, bytes, n + 11, small, &body, &err),
+                     SP_E_TOO_LARGE);
     sp_arena_destroy(&small);
     free(bytes);
 }
@@ -182,7 +208,9 @@ static void free_values(void **state)
 {
     (void)state;
     sp_value_t v, back;
-    const char bytes[] = "\x82\xa1" "a\x93\xc0\xc3\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xa1" "b\xc4\x02\x00\xff";
+    const char bytes[] = "\x82\xa1"
+                         "a\x93\xc0\xc3\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xa1"
+                         "b\xc4\x02\x00\xff";
     assert_int_equal(sp_wire_value_from_msgpack(bytes, sizeof(bytes) - 1, arena, &v, &err), 0);
     assert_int_equal(sp_value_get(&v, "a")->u.list.n, 3);
     assert_int_equal(sp_value_get(&v, "b")->kind, SP_VALUE_BYTES);

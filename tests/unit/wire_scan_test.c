@@ -49,7 +49,8 @@ static void test_refuses_bombs(void **state)
     assert_int_equal(SCAN("\xdd\xff\xff\xff\xff"), SP_E_MALFORMED);
     assert_int_equal(SCAN("\xdf\xff\xff\xff\xff"), SP_E_MALFORMED);
     assert_int_equal(SCAN("\xdc\x00\x03\x01\x01"), SP_E_MALFORMED);
-    assert_int_equal(SCAN("\xdf\x00\x00\x00\x02\x01\x01\x01"), SP_E_MALFORMED); // two pairs need four bytes
+    assert_int_equal(SCAN("\xdf\x00\x00\x00\x02\x01\x01\x01"),
+                     SP_E_MALFORMED); // two pairs need four bytes
     assert_int_equal(SCAN("\xc6\xff\xff\xff\xff"), SP_E_MALFORMED);
     assert_int_equal(SCAN("\xdb\xff\xff\xff\xff"), SP_E_MALFORMED);
     // Each count fits the bytes that remain, but not all together.
@@ -60,7 +61,8 @@ static void test_refuses_bombs(void **state)
 static void test_counts_are_checked_first(void **state)
 {
     (void)state;
-    static const char *const bombs[] = {"\xdd\x0f\xff\xff\xff", "\xdf\x0f\xff\xff\xff", "\xdc\x01\x01\x01\x01"};
+    static const char *const bombs[] = {"\xdd\x0f\xff\xff\xff", "\xdf\x0f\xff\xff\xff",
+                                        "\xdc\x01\x01\x01\x01"};
     for (size_t i = 0; i < sizeof(bombs) / sizeof(bombs[0]); i++) {
         sp_mp_reader_t reader;
         sp_mp_token_t token;
@@ -75,7 +77,8 @@ static void test_refuses_cut_and_trailing_bytes(void **state)
     assert_int_equal(scan(NULL, 0), SP_E_MALFORMED);
     assert_int_equal(SCAN("\x01\x01"), SP_E_MALFORMED);
     assert_int_equal(SCAN("\x90\x00"), SP_E_MALFORMED);
-    static const char whole[] = "\x84\x01\xcb\x40\x09\x21\xfb\x54\x44\x2d\x18\x02\xda\x00\x02hi\x03\x93\xcd\x01\x00\xc0\xc2\x04\xc4\x01z";
+    static const char whole[] = "\x84\x01\xcb\x40\x09\x21\xfb\x54\x44\x2d\x18\x02\xda\x00\x02hi\x03"
+                                "\x93\xcd\x01\x00\xc0\xc2\x04\xc4\x01z";
     assert_int_equal(SCAN(whole), 0);
     for (size_t len = 0; len < sizeof(whole) - 1; len++) {
         assert_int_equal(scan(whole, len), SP_E_MALFORMED);
@@ -86,14 +89,14 @@ static void test_refuses_what_is_not_used(void **state)
 {
     (void)state;
     assert_int_equal(SCAN("\xc1"), SP_E_MALFORMED);
-    assert_int_equal(SCAN("\xd4\x01\x00"), SP_E_MALFORMED);                     // fixext 1
-    assert_int_equal(SCAN("\xc7\x01\x01\x00"), SP_E_MALFORMED);                 // ext 8
-    assert_int_equal(SCAN("\xd6\xff\x00\x00\x00\x00"), SP_E_MALFORMED);         // timestamp
-    assert_int_equal(SCAN("\xa1\xff"), SP_E_MALFORMED);                         // no UTF-8
-    assert_int_equal(SCAN("\xa2\xc0\x80"), SP_E_MALFORMED);                     // overlong
-    assert_int_equal(SCAN("\xa3\xed\xa0\x80"), SP_E_MALFORMED);                 // surrogate
-    assert_int_equal(SCAN("\xa1\x00"), SP_E_MALFORMED);                         // NUL
-    assert_int_equal(SCAN("\xc4\x01\xff"), 0);                                  // bytes may be anything
+    assert_int_equal(SCAN("\xd4\x01\x00"), SP_E_MALFORMED);             // fixext 1
+    assert_int_equal(SCAN("\xc7\x01\x01\x00"), SP_E_MALFORMED);         // ext 8
+    assert_int_equal(SCAN("\xd6\xff\x00\x00\x00\x00"), SP_E_MALFORMED); // timestamp
+    assert_int_equal(SCAN("\xa1\xff"), SP_E_MALFORMED);                 // no UTF-8
+    assert_int_equal(SCAN("\xa2\xc0\x80"), SP_E_MALFORMED);             // overlong
+    assert_int_equal(SCAN("\xa3\xed\xa0\x80"), SP_E_MALFORMED);         // surrogate
+    assert_int_equal(SCAN("\xa1\x00"), SP_E_MALFORMED);                 // NUL
+    assert_int_equal(SCAN("\xc4\x01\xff"), 0);                          // bytes may be anything
 }
 
 static void test_depth(void **state)
@@ -103,7 +106,8 @@ static void test_depth(void **state)
     memset(bytes, '\x91', sizeof(bytes));
     for (int depth = 1; depth < 40; depth++) {
         bytes[depth] = '\x01';
-        assert_int_equal(scan(bytes, (size_t)depth + 1), depth <= SP_WIRE_MAX_DEPTH ? 0 : SP_E_MALFORMED);
+        assert_int_equal(scan(bytes, (size_t)depth + 1),
+                         depth <= SP_WIRE_MAX_DEPTH ? 0 : SP_E_MALFORMED);
         bytes[depth] = '\x91';
     }
     // Siblings are no depth.

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const sp_opt_t *find(const sp_opt_t *const *tables, size_t n_tables, const char *name, size_t len)
+static const sp_opt_t *find(const sp_opt_t *const *tables, size_t n_tables, const char *name,
+                            size_t len)
 {
     for (size_t t = 0; t < n_tables; t++) {
         for (const sp_opt_t *o = tables[t]; o != NULL && o->name != NULL; o++) {
@@ -17,7 +18,8 @@ static const sp_opt_t *find(const sp_opt_t *const *tables, size_t n_tables, cons
     return NULL;
 }
 
-bool args_parse(sp_args_t *self, int argc, char **argv, const sp_opt_t *const *tables, size_t n_tables)
+bool args_parse(sp_args_t *self, int argc, char **argv, const sp_opt_t *const *tables,
+                size_t n_tables)
 {
     bool options = true;
     if (argc > ARGS_MAX) {
@@ -46,7 +48,8 @@ bool args_parse(sp_args_t *self, int argc, char **argv, const sp_opt_t *const *t
             value = i + 1 < argc ? argv[++i] : NULL;
         }
         if ((o->value != NULL) != (value != NULL)) {
-            fprintf(stderr, "shardctl: --%s takes %s\n", o->name, o->value != NULL ? "a value" : "no value");
+            fprintf(stderr, "shardctl: --%s takes %s\n", o->name,
+                    o->value != NULL ? "a value" : "no value");
             return false;
         }
         self->opts[self->n_opts] = o;
@@ -74,7 +77,8 @@ bool args_flag(const sp_args_t *self, const char *name)
     return false;
 }
 
-bool args_int(const sp_args_t *self, const char *name, long long min, long long max, long long *ret_value)
+bool args_int(const sp_args_t *self, const char *name, long long min, long long max,
+              long long *ret_value)
 {
     const char *text = args_value(self, name);
     if (text == NULL) {

@@ -23,11 +23,13 @@ typedef struct sp_args {
 
 // Options anywhere, `--name value` or `--name=value`; `--` ends them. tables: lists ended by a row without a name. False after a
 // message on stderr.
-bool args_parse(sp_args_t *self, int argc, char **argv, const sp_opt_t *const *tables, size_t n_tables);
+bool args_parse(sp_args_t *self, int argc, char **argv, const sp_opt_t *const *tables,
+                size_t n_tables);
 const char *args_value(const sp_args_t *self, const char *name); // last one given, or NULL
 bool args_flag(const sp_args_t *self, const char *name);
 // Whole number in [min, max]. False after a message on stderr; *ret_value untouched when the option is absent.
-bool args_int(const sp_args_t *self, const char *name, long long min, long long max, long long *ret_value);
+bool args_int(const sp_args_t *self, const char *name, long long min, long long max,
+              long long *ret_value);
 // A secret should not stand in the argument list: "@file" is the file's first line, "env:NAME" a variable, else the text itself.
 // Allocated; NULL after a message on stderr.
 char *args_secret(const char *text);

@@ -12,7 +12,7 @@ typedef struct sp_command {
     int min, max;         // how many of them
     const sp_opt_t *opts; // its own options, ended by a row without a name; or NULL
     int (*run)(const sp_rest_t *rest, const sp_args_t *args); // exit code
-    const char *help;     // one line
+    const char *help;                                         // one line
 } sp_command_t;
 
 extern const sp_command_t sp_commands_catalog[]; // each list is ended by a row without a group

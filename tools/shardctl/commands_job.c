@@ -17,7 +17,8 @@ static bool add_target(json_t *targets, const char *text)
     }
     char *dsn = args_secret(equals + 1);
     if (dsn != NULL) {
-        json_array_append_new(targets, json_pack("{s:s%,s:s}", "name", text, (size_t)(equals - text), "primary_endpoint", dsn));
+        json_array_append_new(targets, json_pack("{s:s%,s:s}", "name", text,
+                                                 (size_t)(equals - text), "primary_endpoint", dsn));
     }
     free(dsn);
     return dsn != NULL;
@@ -27,9 +28,11 @@ static bool add_target(json_t *targets, const char *text)
 static bool add_targets_from(json_t *targets, const char *path)
 {
     json_error_t je;
-    json_t *list = strcmp(path, "-") == 0 ? json_loadf(stdin, 0, &je) : json_load_file(path, 0, &je);
+    json_t *list =
+        strcmp(path, "-") == 0 ? json_loadf(stdin, 0, &je) : json_load_file(path, 0, &je);
     if (!json_is_array(list)) {
-        fprintf(stderr, "shardctl: %s: line %d: %s\n", path, list == NULL ? je.line : 1, list == NULL ? "not valid JSON" : "an array is needed");
+        fprintf(stderr, "shardctl: %s: line %d: %s\n", path, list == NULL ? je.line : 1,
+                list == NULL ? "not valid JSON" : "an array is needed");
         json_decref(list);
         return false;
     }
@@ -40,17 +43,25 @@ static bool add_targets_from(json_t *targets, const char *path)
 
 static void show_plan(json_t *plan)
 {
-    static const sp_column_t moves[] = {{"FROM", "from", false}, {"TO", "to", false}, {"SHARE", "share", true}, {"ARCS", "arcs", true}};
+    static const sp_column_t moves[] = {{"FROM", "from", false},
+                                        {"TO", "to", false},
+                                        {"SHARE", "share", true},
+                                        {"ARCS", "arcs", true}};
     char rows[32], bytes[32];
     table_print(stdout, json_object_get(plan, "moves"), moves, 4);
-    printf("\n%s rows, %s in %lld tables, %lld copy tasks, about %.0f s to copy\n", table_count(rows, json_number_value(json_object_get(plan, "rows"))),
-           table_bytes(bytes, json_number_value(json_object_get(plan, "bytes"))), (long long)json_integer_value(json_object_get(plan, "tables")),
-           (long long)json_integer_value(json_object_get(plan, "copy_tasks")), json_number_value(json_object_get(plan, "seconds")));
+    printf("\n%s rows, %s in %lld tables, %lld copy tasks, about %.0f s to copy\n",
+           table_count(rows, json_number_value(json_object_get(plan, "rows"))),
+           table_bytes(bytes, json_number_value(json_object_get(plan, "bytes"))),
+           (long long)json_integer_value(json_object_get(plan, "tables")),
+           (long long)json_integer_value(json_object_get(plan, "copy_tasks")),
+           json_number_value(json_object_get(plan, "seconds")));
     if (json_array_size(json_object_get(plan, "findings")) > 0) {
         printf("\n");
         table_findings(stdout, json_object_get(plan, "findings"));
     }
-    printf("\n%s\n", json_is_true(json_object_get(plan, "ok")) ? "preflight passed" : "preflight FAILED: the split would be refused");
+    printf("\n%s\n", json_is_true(json_object_get(plan, "ok"))
+                         ? "preflight passed"
+                         : "preflight FAILED: the split would be refused");
 }
 
 static int split(const sp_rest_t *rest, const sp_args_t *args)
@@ -75,8 +86,12 @@ static int split(const sp_rest_t *rest, const sp_args_t *args)
     sp_rest_t one = *rest;
     one.idempotency_key = args_value(args, "idempotency-key");
     one.timeout_s = rest->timeout_s > 120 ? rest->timeout_s : 120; // preflight looks at every table
-    int code = rest_call(&one, "POST", rest_path(dry_run ? "/api/v1/reshard/split?dry_run=true" : "/api/v1/reshard/split"),
-                         json_pack("{s:s,s:o}", "source_shard_id", args->pos[0], "target_shards", targets), &reply);
+    int code =
+        rest_call(&one, "POST",
+                  rest_path(dry_run ? "/api/v1/reshard/split?dry_run=true"
+                                    : "/api/v1/reshard/split"),
+                  json_pack("{s:s,s:o}", "source_shard_id", args->pos[0], "target_shards", targets),
+                  &reply);
     if (code == EXIT_DONE && dry_run) {
         code = json_is_true(json_object_get(reply, "ok")) ? EXIT_DONE : EXIT_REFUSED;
     }
@@ -101,9 +116,14 @@ static int split(const sp_rest_t *rest, const sp_args_t *args)
 
 static int job_list(const sp_rest_t *rest, const sp_args_t *args)
 {
-    static const sp_column_t columns[] = {{"ID", "id", false},           {"KIND", "kind", false},          {"STATE", "state", false},
-                                          {"%", "progress.percent", true}, {"SOURCE", "source_shard_id", false}, {"TARGETS", "target_shard_ids", false},
-                                          {"PAUSE MS", "cutover.write_pause_ms", true}, {"ERROR", "error.message", false}};
+    static const sp_column_t columns[] = {{"ID", "id", false},
+                                          {"KIND", "kind", false},
+                                          {"STATE", "state", false},
+                                          {"%", "progress.percent", true},
+                                          {"SOURCE", "source_shard_id", false},
+                                          {"TARGETS", "target_shard_ids", false},
+                                          {"PAUSE MS", "cutover.write_pause_ms", true},
+                                          {"ERROR", "error.message", false}};
     long long limit = 100;
     if (!args_int(args, "limit", 1, 1000, &limit)) {
         return EXIT_USAGE;
@@ -111,8 +131,10 @@ static int job_list(const sp_rest_t *rest, const sp_args_t *args)
     char number[32];
     snprintf(number, sizeof(number), "%lld", limit);
     const char *state = args_value(args, "state");
-    return show_list(rest, state != NULL ? rest_path("/api/v1/reshard/jobs?limit=%s&state=%s", number, state)
-                                         : rest_path("/api/v1/reshard/jobs?limit=%s", number),
+    return show_list(rest,
+                     state != NULL
+                         ? rest_path("/api/v1/reshard/jobs?limit=%s&state=%s", number, state)
+                         : rest_path("/api/v1/reshard/jobs?limit=%s", number),
                      "jobs", columns, sizeof(columns) / sizeof(columns[0]), "no jobs");
 }
 
@@ -182,24 +204,33 @@ static int events(const sp_rest_t *rest, const sp_args_t *args)
     return rest_events(rest, on_event, &copy);
 }
 
-static const sp_opt_t split_opts[] = {
-    {"target", "NAME[=DSN]", "a registered empty shard, or a new one; may be repeated (DSN: also @file, env:NAME)"},
-    {"targets-from", "FILE", "JSON array of targets, objects as in POST /api/v1/shards; - is standard input"},
-    {"dry-run", NULL, "only plan, cost and preflight; exit code 1 when it would be refused"},
-    {"watch", NULL, "follow the job to its end"},
-    {"idempotency-key", "KEY", "a repeated request with this key returns the first job"},
-    {NULL, NULL, NULL}};
-static const sp_opt_t job_list_opts[] = {{"state", "STATE", "only this state's"}, {"limit", "N", "at most so many (100)"}, {NULL, NULL, NULL}};
-static const sp_opt_t finalize_opts[] = {{"drop-source-rows", NULL, "also delete the moved rows from the source"}, {NULL, NULL, NULL}};
+static const sp_opt_t split_opts[] =
+    {{"target", "NAME[=DSN]",
+      "a registered empty shard, or a new one; may be repeated (DSN: also @file, env:NAME)"},
+     {"targets-from", "FILE",
+      "JSON array of targets, objects as in POST /api/v1/shards; - is standard input"},
+     {"dry-run", NULL, "only plan, cost and preflight; exit code 1 when it would be refused"},
+     {"watch", NULL, "follow the job to its end"},
+     {"idempotency-key", "KEY", "a repeated request with this key returns the first job"},
+     {NULL, NULL, NULL}};
+static const sp_opt_t job_list_opts[] = {{"state", "STATE", "only this state's"},
+                                         {"limit", "N", "at most so many (100)"},
+                                         {NULL, NULL, NULL}};
+static const sp_opt_t finalize_opts[] = {{"drop-source-rows", NULL,
+                                          "also delete the moved rows from the source"},
+                                         {NULL, NULL, NULL}};
 
 const sp_command_t sp_commands_job[] = {
-    {"split", NULL, "SOURCE", 1, 1, split_opts, split, "split a shard: its arcs move to the targets"},
+    {"split", NULL, "SOURCE", 1, 1, split_opts, split,
+     "split a shard: its arcs move to the targets"},
     {"job", "list", "", 0, 0, job_list_opts, job_list, "jobs, newest first"},
     {"job", "get", "ID", 1, 1, NULL, job_get, "one job with its phases"},
-    {"job", "watch", "ID", 1, 1, NULL, job_watch, "follow a job to its end; exit code 1 when it fails"},
+    {"job", "watch", "ID", 1, 1, NULL, job_watch,
+     "follow a job to its end; exit code 1 when it fails"},
     {"job", "cancel", "ID", 1, 1, NULL, job_cancel, "undo a job before its flip"},
     {"job", "retry", "ID", 1, 1, NULL, job_retry, "start a failed job again"},
-    {"job", "finalize", "ID", 1, 1, finalize_opts, job_finalize, "drop what a completed job left on its source"},
+    {"job", "finalize", "ID", 1, 1, finalize_opts, job_finalize,
+     "drop what a completed job left on its source"},
     {"events", NULL, "", 0, 0, NULL, events, "follow what happens, until interrupted"},
     {NULL, NULL, NULL, 0, 0, NULL, NULL, NULL},
 };

@@ -9,21 +9,24 @@
 
 #define DEFAULT_GATEWAY "http://127.0.0.1:8081"
 
-static const sp_opt_t global_opts[] = {{"gateway", "URL", "gateway (SHARDPLANE_GATEWAY, or " DEFAULT_GATEWAY ")"},
+static const sp_opt_t global_opts[] = {{"gateway", "URL",
+                                        "gateway (SHARDPLANE_GATEWAY, or " DEFAULT_GATEWAY ")"},
                                        {"json", NULL, "answers as JSON, for programs"},
                                        {"timeout", "SECONDS", "for one request (35)"},
                                        {"help", NULL, "this text, or a command's"},
                                        {"version", NULL, "the release"},
                                        {NULL, NULL, NULL}};
 
-static const sp_command_t *const tables[] = {sp_commands_catalog, sp_commands_job, sp_commands_data};
+static const sp_command_t *const tables[] = {sp_commands_catalog, sp_commands_job,
+                                             sp_commands_data};
 #define N_TABLES (sizeof(tables) / sizeof(tables[0]))
 
 static void print_opts(FILE *out, const sp_opt_t *opts)
 {
     for (const sp_opt_t *o = opts; o != NULL && o->name != NULL; o++) {
         char left[64];
-        snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value != NULL ? " " : "", o->value != NULL ? o->value : "");
+        snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value != NULL ? " " : "",
+                 o->value != NULL ? o->value : "");
         fprintf(out, "  %-24s %s\n", left, o->help);
     }
 }
@@ -35,7 +38,8 @@ static void help(FILE *out, const char *group)
         for (const sp_command_t *c = tables[t]; c->group != NULL; c++) {
             if (group == NULL || strcmp(group, c->group) == 0) {
                 char left[64];
-                snprintf(left, sizeof(left), "%s%s%s %s", c->group, c->verb != NULL ? " " : "", c->verb != NULL ? c->verb : "", c->usage);
+                snprintf(left, sizeof(left), "%s%s%s %s", c->group, c->verb != NULL ? " " : "",
+                         c->verb != NULL ? c->verb : "", c->usage);
                 fprintf(out, "  %-30s %s\n", left, c->help);
             }
         }
@@ -43,12 +47,14 @@ static void help(FILE *out, const char *group)
     fprintf(out, "\noptions:\n");
     print_opts(out, global_opts);
     fprintf(out, "\n`shardctl COMMAND --help` shows a command's own options.\n"
-                 "Exit codes: 0 done; 1 refused, failed, or check found something; 2 wrong usage; 3 the gateway cannot be reached.\n");
+                 "Exit codes: 0 done; 1 refused, failed, or check found something; 2 wrong usage; "
+                 "3 the gateway cannot be reached.\n");
 }
 
 static void help_command(FILE *out, const sp_command_t *c)
 {
-    fprintf(out, "shardctl %s%s%s %s\n\n  %s\n", c->group, c->verb != NULL ? " " : "", c->verb != NULL ? c->verb : "", c->usage, c->help);
+    fprintf(out, "shardctl %s%s%s %s\n\n  %s\n", c->group, c->verb != NULL ? " " : "",
+            c->verb != NULL ? c->verb : "", c->usage, c->help);
     if (c->opts != NULL) {
         fprintf(out, "\noptions:\n");
         print_opts(out, c->opts);
@@ -71,7 +77,8 @@ static const sp_command_t *find(int argc, char **argv, int *ret_first, int *ret_
     for (size_t t = 0; t < N_TABLES && *ret_first != 0; t++) {
         for (const sp_command_t *c = tables[t]; c->group != NULL; c++) {
             bool group = strcmp(c->group, argv[*ret_first]) == 0;
-            if (group && (c->verb == NULL || (*ret_second != 0 && strcmp(c->verb, argv[*ret_second]) == 0))) {
+            if (group && (c->verb == NULL ||
+                          (*ret_second != 0 && strcmp(c->verb, argv[*ret_second]) == 0))) {
                 return c;
             }
         }
@@ -100,7 +107,8 @@ static int run(const sp_command_t *c, int argc, char **argv, int first, int seco
         return EXIT_DONE;
     }
     long long timeout = 35;
-    if (!parsed || !args_int(&args, "timeout", 1, 86400, &timeout) || args.n_pos < c->min || args.n_pos > c->max) {
+    if (!parsed || !args_int(&args, "timeout", 1, 86400, &timeout) || args.n_pos < c->min ||
+        args.n_pos > c->max) {
         fprintf(stderr, "usage: ");
         help_command(stderr, c);
         return EXIT_USAGE;
@@ -110,7 +118,9 @@ static int run(const sp_command_t *c, int argc, char **argv, int first, int seco
     gateway = gateway != NULL && gateway[0] != '\0' ? gateway : DEFAULT_GATEWAY;
     bool scheme = strncmp(gateway, "http://", 7) == 0 || strncmp(gateway, "https://", 8) == 0;
     size_t size = strlen(gateway) + 8;
-    sp_rest_t rest = {.gateway = malloc(size), .timeout_s = (long)timeout, .json = args_flag(&args, "json")};
+    sp_rest_t rest = {.gateway = malloc(size),
+                      .timeout_s = (long)timeout,
+                      .json = args_flag(&args, "json")};
     if (rest.gateway == NULL) {
         return EXIT_REFUSED;
     }
@@ -149,7 +159,8 @@ int main(int argc, char **argv)
             }
         }
         if (!asked) {
-            fprintf(stderr, "shardctl: there is no command `%s%s%s`\n\n", argv[first], second != 0 ? " " : "", second != 0 ? argv[second] : "");
+            fprintf(stderr, "shardctl: there is no command `%s%s%s`\n\n", argv[first],
+                    second != 0 ? " " : "", second != 0 ? argv[second] : "");
         }
         help(asked ? stdout : stderr, group ? argv[first] : NULL);
         code = asked && group ? EXIT_DONE : EXIT_USAGE;

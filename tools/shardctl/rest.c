@@ -38,7 +38,8 @@ static size_t on_bytes(char *data, size_t size, size_t n, void *arg)
     return out->failed ? 0 : size * n;
 }
 
-static CURL *open_request(const sp_rest_t *self, const char *method, const char *path, const char *body, struct curl_slist **headers)
+static CURL *open_request(const sp_rest_t *self, const char *method, const char *path,
+                          const char *body, struct curl_slist **headers)
 {
     CURL *curl = curl_easy_init();
     sp_buf_t url = SP_BUF_INIT;
@@ -68,7 +69,8 @@ static CURL *open_request(const sp_rest_t *self, const char *method, const char 
     return curl;
 }
 
-int rest_try(const sp_rest_t *self, const char *method, char *path, json_t *body, long *ret_status, json_t **ret_reply)
+int rest_try(const sp_rest_t *self, const char *method, char *path, json_t *body, long *ret_status,
+             json_t **ret_reply)
 {
     struct curl_slist *headers = NULL;
     char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
@@ -117,7 +119,8 @@ void rest_explain(const sp_rest_t *self, int code, const json_t *reply)
     const char *name = json_string_value(json_object_get(error, "code"));
     const char *message = json_string_value(json_object_get(error, "message"));
     json_t *details = json_object_get(error, "details");
-    fprintf(stderr, "shardctl: %s: %s\n", name != NULL ? name : "error", message != NULL ? message : "no answer that can be read");
+    fprintf(stderr, "shardctl: %s: %s\n", name != NULL ? name : "error",
+            message != NULL ? message : "no answer that can be read");
     const char *key;
     json_t *value;
     json_object_foreach(details, key, value)
@@ -132,7 +135,8 @@ void rest_explain(const sp_rest_t *self, int code, const json_t *reply)
     }
 }
 
-int rest_call(const sp_rest_t *self, const char *method, char *path, json_t *body, json_t **ret_reply)
+int rest_call(const sp_rest_t *self, const char *method, char *path, json_t *body,
+              json_t **ret_reply)
 {
     int code = rest_try(self, method, path, body, NULL, ret_reply);
     rest_explain(self, code, *ret_reply);
@@ -140,12 +144,12 @@ int rest_call(const sp_rest_t *self, const char *method, char *path, json_t *bod
 }
 
 typedef struct follower {
-    sp_buf_t line;                                                 // not complete yet
-    sp_buf_t data;                                                 // of the event so far
-    char kind[128];                                                // of the event so far
+    sp_buf_t line;                                                   // not complete yet
+    sp_buf_t data;                                                   // of the event so far
+    char kind[128];                                                  // of the event so far
     bool (*on_event)(const char *kind, const char *data, void *arg); // caller's
-    void *arg;                                                     // for on_event
-    bool ended;                                                    // on_event has seen enough
+    void *arg;                                                       // for on_event
+    bool ended;                                                      // on_event has seen enough
 } follower_t;
 
 static void take_line(follower_t *f, const char *line)
@@ -175,10 +179,14 @@ static size_t on_stream(char *data, size_t size, size_t n, void *arg)
     return f->ended || f->line.failed ? 0 : size * n;
 }
 
-int rest_events(const sp_rest_t *self, bool (*on_event)(const char *kind, const char *data, void *arg), void *arg)
+int rest_events(const sp_rest_t *self,
+                bool (*on_event)(const char *kind, const char *data, void *arg), void *arg)
 {
     struct curl_slist *headers = NULL;
-    follower_t f = {.line = {.limit = 1024 * 1024}, .data = {.limit = 1024 * 1024}, .on_event = on_event, .arg = arg};
+    follower_t f = {.line = {.limit = 1024 * 1024},
+                    .data = {.limit = 1024 * 1024},
+                    .on_event = on_event,
+                    .arg = arg};
     CURL *curl = open_request(self, "GET", "/api/v1/events", NULL, &headers);
     CURLcode rc = CURLE_FAILED_INIT;
     if (curl != NULL) {

@@ -19,11 +19,14 @@ typedef struct sp_rest {
 char *rest_path(const char *format, ...);
 // Sends; path is freed, body is dropped (either may be NULL). Returns EXIT_DONE with *ret_reply (owned by the caller), EXIT_REFUSED
 // with the error body, or EXIT_UNREACHABLE with NULL. *ret_status may be NULL. Says nothing.
-int rest_try(const sp_rest_t *self, const char *method, char *path, json_t *body, long *ret_status, json_t **ret_reply);
+int rest_try(const sp_rest_t *self, const char *method, char *path, json_t *body, long *ret_status,
+             json_t **ret_reply);
 // The same, and tells people on stderr (programs on stdout) what went wrong.
-int rest_call(const sp_rest_t *self, const char *method, char *path, json_t *body, json_t **ret_reply);
+int rest_call(const sp_rest_t *self, const char *method, char *path, json_t *body,
+              json_t **ret_reply);
 void rest_explain(const sp_rest_t *self, int code, const json_t *reply);
 // Follows server-sent events until the connection ends; each event's data goes to on_event, which returns false to end.
-int rest_events(const sp_rest_t *self, bool (*on_event)(const char *kind, const char *data, void *arg), void *arg);
+int rest_events(const sp_rest_t *self,
+                bool (*on_event)(const char *kind, const char *data, void *arg), void *arg);
 
 #endif

@@ -8,7 +8,8 @@ void show_json(const json_t *reply)
     printf("\n");
 }
 
-int show_list(const sp_rest_t *rest, char *path, const char *field, const sp_column_t *columns, size_t n, const char *none)
+int show_list(const sp_rest_t *rest, char *path, const char *field, const sp_column_t *columns,
+              size_t n, const char *none)
 {
     json_t *reply = NULL;
     int code = rest_call(rest, "GET", path, NULL, &reply);
@@ -23,7 +24,8 @@ int show_list(const sp_rest_t *rest, char *path, const char *field, const sp_col
     return code;
 }
 
-int show_card(const sp_rest_t *rest, const char *method, char *path, json_t *body, const sp_column_t *columns, size_t n)
+int show_card(const sp_rest_t *rest, const char *method, char *path, json_t *body,
+              const sp_column_t *columns, size_t n)
 {
     json_t *reply = NULL;
     int code = rest_call(rest, method, path, body, &reply);

@@ -66,12 +66,14 @@ static int width(const char *text)
     return n;
 }
 
-static void print_cells(FILE *out, char *const *cells, const int *widths, const bool *right, size_t n)
+static void print_cells(FILE *out, char *const *cells, const int *widths, const bool *right,
+                        size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         int pad = widths[i] - width(cells[i]);
         bool last = i + 1 == n;
-        fprintf(out, "%s%*s%s%*s", i > 0 ? "  " : "", right[i] ? pad : 0, "", cells[i], right[i] || last ? 0 : pad, "");
+        fprintf(out, "%s%*s%s%*s", i > 0 ? "  " : "", right[i] ? pad : 0, "", cells[i],
+                right[i] || last ? 0 : pad, "");
     }
     fprintf(out, "\n");
 }
@@ -154,8 +156,12 @@ void table_result(FILE *out, json_t *columns, json_t *rows)
 
 void table_findings(FILE *out, json_t *findings)
 {
-    static const sp_column_t columns[] = {{"SEVERITY", "severity", false}, {"CHECK", "check", false}, {"SHARD", "shard_id", false},
-                                          {"OBJECT", "object", false},     {"WHAT", "message", false}, {"HINT", "hint", false}};
+    static const sp_column_t columns[] = {{"SEVERITY", "severity", false},
+                                          {"CHECK", "check", false},
+                                          {"SHARD", "shard_id", false},
+                                          {"OBJECT", "object", false},
+                                          {"WHAT", "message", false},
+                                          {"HINT", "hint", false}};
     if (json_array_size(findings) > 0) {
         table_print(out, findings, columns, sizeof(columns) / sizeof(columns[0]));
     }

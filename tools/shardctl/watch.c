@@ -9,7 +9,7 @@
 #include "tools/shardctl/table.h"
 
 #define INTERVAL_MS 400
-#define BAR 24
+#define BAR         24
 // A gateway or manager that is being replaced comes back within this.
 #define PATIENCE_MS 60000
 // Without a terminal: a line at least so often.
@@ -41,18 +41,22 @@ static void progress_line(json_t *job, char *out, size_t size)
     bar[BAR] = '\0';
     size_t n = (size_t)snprintf(out, size, "%-10s [%s] %5.1f%%", text(job, "state"), bar, percent);
     if (number(job, "progress.rows_total") > 0) {
-        n += (size_t)snprintf(out + n, size - n, "  rows %s/%s", table_count(a, number(job, "progress.rows_copied")),
+        n += (size_t)snprintf(out + n, size - n, "  rows %s/%s",
+                              table_count(a, number(job, "progress.rows_copied")),
                               table_count(b, number(job, "progress.rows_total")));
     }
     if (number(job, "progress.rate_bytes_per_s") > 0) {
-        n += (size_t)snprintf(out + n, size - n, "  %.1f MB/s", number(job, "progress.rate_bytes_per_s") / 1e6);
+        n += (size_t)snprintf(out + n, size - n, "  %.1f MB/s",
+                              number(job, "progress.rate_bytes_per_s") / 1e6);
     }
     if (table_at(job, "progress.lag_bytes") != NULL) {
-        n += (size_t)snprintf(out + n, size - n, "  lag %s %s", table_bytes(a, number(job, "progress.lag_bytes")),
+        n += (size_t)snprintf(out + n, size - n, "  lag %s %s",
+                              table_bytes(a, number(job, "progress.lag_bytes")),
                               table_ms(b, number(job, "progress.lag_ms")));
     }
     if (number(job, "progress.eta_ms") > 0) {
-        n += (size_t)snprintf(out + n, size - n, "  ETA %s", table_ms(a, number(job, "progress.eta_ms")));
+        n += (size_t)snprintf(out + n, size - n, "  ETA %s",
+                              table_ms(a, number(job, "progress.eta_ms")));
     }
     if (text(job, "error.message")[0] != '\0') {
         snprintf(out + n, size - n, "  (%.120s)", text(job, "error.message"));
@@ -61,15 +65,25 @@ static void progress_line(json_t *job, char *out, size_t size)
 
 void watch_card(json_t *job)
 {
-    static const sp_column_t card[] = {
-        {"job", "id", false},          {"kind", "kind", false},           {"state", "state", false},
-        {"step", "step", false},       {"keyspace", "keyspace", false},   {"source", "source_shard_id", false},
-        {"targets", "target_shard_ids", false}, {"attempt", "attempt", false}, {"rows copied", "progress.rows_copied", false},
-        {"bytes copied", "progress.bytes_copied", false}, {"changes applied", "progress.rows_applied", false},
-        {"rows validated", "progress.rows_validated", false}, {"ring before", "ring_version_before", false},
-        {"ring after", "ring_version_after", false}, {"fence to open, ms", "cutover.fence_to_open_ms", false},
-        {"write pause, ms", "cutover.write_pause_ms", false}, {"cutover attempts", "cutover.attempts", false},
-        {"error", "error.message", false}, {"commands", "can", false}};
+    static const sp_column_t card[] = {{"job", "id", false},
+                                       {"kind", "kind", false},
+                                       {"state", "state", false},
+                                       {"step", "step", false},
+                                       {"keyspace", "keyspace", false},
+                                       {"source", "source_shard_id", false},
+                                       {"targets", "target_shard_ids", false},
+                                       {"attempt", "attempt", false},
+                                       {"rows copied", "progress.rows_copied", false},
+                                       {"bytes copied", "progress.bytes_copied", false},
+                                       {"changes applied", "progress.rows_applied", false},
+                                       {"rows validated", "progress.rows_validated", false},
+                                       {"ring before", "ring_version_before", false},
+                                       {"ring after", "ring_version_after", false},
+                                       {"fence to open, ms", "cutover.fence_to_open_ms", false},
+                                       {"write pause, ms", "cutover.write_pause_ms", false},
+                                       {"cutover attempts", "cutover.attempts", false},
+                                       {"error", "error.message", false},
+                                       {"commands", "can", false}};
     static const sp_column_t phases[] = {{"PHASE", "name", false}, {"SECONDS", "seconds", true}};
     table_card(stdout, job, card, sizeof(card) / sizeof(card[0]));
     if (json_array_size(json_object_get(job, "phases")) > 0) {
@@ -88,15 +102,16 @@ static int ended(const char *state)
     if (strcmp(state, "completed") == 0 || strcmp(state, "finalized") == 0) {
         return EXIT_DONE + 1;
     }
-    bool over = strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0 || strcmp(state, "rolled_back") == 0;
+    bool over = strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0 ||
+                strcmp(state, "rolled_back") == 0;
     return over ? EXIT_REFUSED + 1 : 0;
 }
 
 typedef struct view {
-    bool terminal;      // redraw one line
-    char state[32];     // shown last
-    int64_t shown_ms;   // monotonic time of the last line
-    char *dumped;       // --json: shown last
+    bool terminal;    // redraw one line
+    char state[32];   // shown last
+    int64_t shown_ms; // monotonic time of the last line
+    char *dumped;     // --json: shown last
 } view_t;
 
 static void show(const sp_rest_t *rest, view_t *view, json_t *job)
@@ -133,14 +148,16 @@ int watch_job(const sp_rest_t *rest, const char *job_id)
     for (;;) {
         json_t *reply = NULL;
         long status = 0;
-        int code = rest_try(rest, "GET", rest_path("/api/v1/reshard/jobs/%s", job_id), NULL, &status, &reply);
+        int code = rest_try(rest, "GET", rest_path("/api/v1/reshard/jobs/%s", job_id), NULL,
+                            &status, &reply);
         int over = 0;
         if (code == EXIT_DONE) {
             seen = true;
             patient_until = sp_clock_mono_ms() + PATIENCE_MS;
             show(rest, &view, reply);
             over = ended(text(reply, "state"));
-        } else if ((code == EXIT_REFUSED && status < 500) || !seen || sp_clock_mono_ms() > patient_until) {
+        } else if ((code == EXIT_REFUSED && status < 500) || !seen ||
+                   sp_clock_mono_ms() > patient_until) {
             printf("%s", view.terminal && view.state[0] != '\0' ? "\n" : "");
             rest_explain(rest, code, reply);
             over = code + 1;
