@@ -88,16 +88,35 @@ static int next_of(const fence_t *fence, size_t target, size_t i, int64_t *ret_i
     return rc ? sp_error_prefix(err, "sequence %s", fence->sequences[i].name) : 0;
 }
 
+static int read_increments(fence_t *fence, size_t target, int64_t *increments, sp_error_t *err)
+{
+    sp_buf_t sql = SP_BUF_INIT;
+    PGresult *result = NULL;
+    sp_buf_addz(&sql, "SELECT v.i, q.seqincrement FROM (VALUES ");
+    for (size_t i = 0; i < fence->n_sequences; i++) {
+        const char *literal = sp_pg_literal(fence->arena, sp_str(fence->sequences[i].name));
+        sp_buf_printf(&sql, "%s(%zu, %s::regclass)", i ? ", " : "", i, literal ? literal : "NULL");
+    }
+    sp_buf_addz(&sql, ") v(i, r) JOIN pg_sequence q ON q.seqrelid = v.r");
+    int rc = sql.failed ? no_memory(err) : sp_pg_query(fence->admins[target], sp_buf_cstr(&sql), 0, NULL, &result, err);
+    for (int i = 0; !rc && i < PQntuples(result); i++)
+        increments[strtoull(PQgetvalue(result, i, 0), NULL, 10) % fence->n_sequences] = strtoll(PQgetvalue(result, i, 1), NULL, 10);
+    PQclear(result);
+    sp_buf_free(&sql);
+    return rc;
+}
+
 // The targets give nothing out yet, so their increments can be set long before the lock.
 static int set_increments(fence_t *fence, size_t target, sp_error_t *err)
 {
     sp_buf_t sql = SP_BUF_INIT;
-    int rc = 0;
+    int64_t *increments = sp_arena_alloc(fence->arena, fence->n_sequences, sizeof *increments);
+    int rc = increments ? read_increments(fence, target, increments, err) : no_memory(err);
     sp_buf_addz(&sql, "BEGIN");
     for (size_t i = 0; i < fence->n_sequences && !rc; i++) {
         int64_t increment = 0, next = 0;
         rc = next_of(fence, target, i, &increment, &next, err);
-        if (!rc && increment != fence->sequences[i].values.increment)
+        if (!rc && increment != increments[i])
             sp_buf_printf(&sql, "; ALTER SEQUENCE %s INCREMENT BY %" PRId64, fence->sequences[i].name, increment);
     }
     sp_buf_addz(&sql, "; COMMIT");
@@ -107,10 +126,52 @@ static int set_increments(fence_t *fence, size_t target, sp_error_t *err)
     return rc;
 }
 
+// A source that keeps arcs goes on giving out values: from now on those of its own residue. Whatever becomes of the fence, this stays.
+// ALTER keeps nextval() out until COMMIT, and waits for the transactions that have called it.
+static int stride_source(fence_t *fence, size_t i, sp_error_t *err)
+{
+    task_t *task = fence->f->task;
+    fence_sequence_t *s = &fence->sequences[i];
+    int64_t stride = task->assign->sequence_stride, increment = 0, next = 0;
+    char text[64];
+    const char *literal = sp_pg_literal(fence->arena, sp_str(s->name));
+    const char *sql = sp_arena_printf(fence->arena, "SELECT last_value FROM %s", s->name);
+    if (!literal || !sql)
+        return no_memory(err);
+    s->values.called = true;
+    s->values.last = s->values.start;
+    int rc = follow_sequence_next(&s->values, stride, task->source.ordinal, 0, &increment, &next, err);
+    if (!rc)
+        rc = sp_pg_execf(fence->a, err, "BEGIN; ALTER SEQUENCE %s INCREMENT BY %" PRId64, s->name, increment);
+    if (!rc)
+        rc = sp_pg_value(fence->a, sql, 0, NULL, text, sizeof text, NULL, err);
+    s->values.last = rc ? 0 : strtoll(text, NULL, 10);
+    if (!rc)
+        rc = follow_sequence_next(&s->values, stride, task->source.ordinal, 0, &increment, &next, err);
+    return rc ? rc : sp_pg_execf(fence->a, err, "SELECT setval(%s, %" PRId64 ", false); COMMIT", literal, next);
+}
+
+static int stride_all_of_source(fence_t *fence, sp_error_t *err)
+{
+    const sp_msg_task_assign_t *assign = fence->f->task->assign;
+    bool any = false;
+    for (size_t i = 0; i < fence->n_sequences && assign->source_bounds_after.n > 0 && assign->sequence_stride > 1; i++) {
+        if (fence->sequences[i].values.increment % assign->sequence_stride == 0)
+            continue;
+        int rc = stride_source(fence, i, err);
+        if (rc)
+            return sp_error_prefix(err, "sequence %s of the source", fence->sequences[i].name);
+        any = true;
+    }
+    return any ? read_list(fence, err) : 0;
+}
+
 int fence_sequence_prepare(fence_t *fence, sp_error_t *err)
 {
     task_t *task = fence->f->task;
     int rc = read_list(fence, err);
+    if (!rc)
+        rc = stride_all_of_source(fence, err);
     if (rc || fence->n_sequences == 0)
         return rc;
     if (!(fence->admins = sp_arena_alloc(fence->arena, task->n_targets, sizeof *fence->admins)))
