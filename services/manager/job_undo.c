@@ -112,14 +112,14 @@ static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *er
         rc = env_begin(&job->env, pg, err);
     for (size_t i = 0; rc == 0 && i < t->schema_objects.n; i++) {
         const char *object = sp_arena_cstr(job->arena, t->schema_objects.items[i]);
-        // "TABLE "a"."b"": the kind ends where the quoted name begins. A schema that holds something else stays.
+        // A schema that holds something else stays; what an earlier try or a CASCADE has dropped is no fault.
         bool schema = strncmp(object, "SCHEMA ", 7) == 0;
-        const char *name = strchr(object, '"');
-        const char *sql = name ? sp_arena_printf(job->arena, "DROP %.*s IF EXISTS %s%s", (int)(name - object - 1), object, name, schema ? "" : " CASCADE")
-                               : sp_arena_printf(job->arena, "DROP %s", object);
-        rc = sp_pg_execf(pg, err, "SAVEPOINT one; %s; RELEASE one", sql);
-        if (rc == SP_E_SQL_ERROR && (schema || !name)) {
-            sp_log(SP_LOG_WARN, "JOB-UNDO-LEFT", "job", job->id, "object", object, "reason", err->text, NULL);
+        rc = sp_pg_execf(pg, err, "SAVEPOINT one; DROP %s%s; RELEASE one", object, schema ? "" : " CASCADE");
+        bool gone = rc == SP_E_SQL_ERROR && (strcmp(err->sqlstate, "42P01") == 0 || strcmp(err->sqlstate, "3F000") == 0 ||
+                                             strcmp(err->sqlstate, "42704") == 0 || strcmp(err->sqlstate, "42883") == 0);
+        if (rc == SP_E_SQL_ERROR && (gone || schema)) {
+            if (!gone)
+                sp_log(SP_LOG_WARN, "JOB-UNDO-LEFT", "job", job->id, "object", object, "reason", err->text, NULL);
             sp_error_clear(err);
             rc = sp_pg_exec(pg, "ROLLBACK TO one; RELEASE one", err);
         }
