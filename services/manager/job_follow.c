@@ -113,8 +113,15 @@ int job_deltasync(job_t *job, sp_error_t *err)
         seen = job->follow->updates;
         take_lag(job);
         level = job->follow->last.lag_bytes < job->env.settings->caught_up_bytes ? level + 1 : 0;
-        if (level >= LEVEL_TWICE)
+        if (level < LEVEL_TWICE)
+            continue;
+        rc = job_step(job, "validate_keys", job_validate_keys, err);
+        if (rc == 0)
             break;
+        if (rc != SP_E_UNAVAILABLE || !job_follow_lost(job))
+            return rc;
+        sp_error_clear(err);
+        level = 0;
     }
     bool valid = job->rec->validation && job->rec->validation->passed;
     job->rec->error = NULL;

@@ -110,6 +110,7 @@ int job_pending(job_t *job, sp_error_t *err);    // job_pending.c
 int job_precopy(job_t *job, sp_error_t *err);    // job_prepare.c, job_copy.c
 int job_prepare(job_t *job, sp_error_t *err);
 int job_copy(job_t *job, sp_error_t *err);
+int job_validate_keys(job_t *job, sp_error_t *err); // in deltasync: `unavailable` when the follower is lost
 int job_deltasync(job_t *job, sp_error_t *err);  // job_follow.c
 int job_follow_ensure(job_t *job, sp_error_t *err);
 int job_validating(job_t *job, sp_error_t *err); // job_validate.c

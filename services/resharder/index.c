@@ -80,6 +80,10 @@ static int make_one(index_task_t *self, const plan_entry_t *e, const char *sql, 
         return sp_pg_exec(self->pg, "ROLLBACK", err);
     if (err != NULL)
         *err = fault;
+    // Tables that were copied under two snapshots fit together once the stream has brought both to
+    // the same position.
+    if (err != NULL && strcmp(fault.sqlstate, "23503") == 0)
+        err->retryable = true;
     return sp_error_prefix(err, "making %s %s", e->kind != NULL ? e->kind : "a property of",
                            e->identity != NULL ? e->identity : "an object");
 }
