@@ -113,11 +113,11 @@ static void give_line(shardplane_t *self, size_t r, sp_line_t *line, bool lost)
 }
 
 int sp_client_ask(shardplane_t *self, const sp_schema_t *schema, const void *body, sp_ask_t kind,
-                  int64_t deadline_ms, sp_arena_t *arena, const sp_schema_t **ret_schema,
-                  void **ret_body, sp_error_t *err)
+                  int64_t deadline_ms, sp_arena_t *arena, void **ret_body, sp_error_t *err)
 {
     size_t router = SIZE_MAX;
     bool lost = false;
+    const sp_schema_t *answer = NULL;
     sp_error_t first = {0};
     for (int attempt = 0;; attempt++) {
         int left_ms = sp_clock_until_ms(deadline_ms);
@@ -138,11 +138,14 @@ int sp_client_ask(shardplane_t *self, const sp_schema_t *schema, const void *bod
         int share_ms = left_ms;
         if (kind == SP_ASK_REPEATABLE && share_ms > FIRST_TRY_MS)
             share_ms = FIRST_TRY_MS > left_ms / 2 ? FIRST_TRY_MS : left_ms / 2;
-        int rc = sp_line_call(line, schema, body, NULL, share_ms, arena, ret_schema, ret_body,
-                              &lost, err);
+        int rc =
+            sp_line_call(line, schema, body, NULL, share_ms, arena, &answer, ret_body, &lost, err);
         give_line(self, router, line, lost);
-        if (rc == 0)
+        if (rc == 0 && answer == schema->reply)
             return 0;
+        if (rc == 0)
+            return sp_error_set(err, SP_E_MALFORMED, "%s got an answer of another kind",
+                                schema->name);
         // A router that says so has changed nothing; one that says nothing may have.
         bool again = lost ? kind == SP_ASK_REPEATABLE : err->retryable;
         if (!again)

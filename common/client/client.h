@@ -39,10 +39,9 @@ struct shardplane {
 typedef enum { SP_ASK_REPEATABLE, SP_ASK_ONCE } sp_ask_t;
 
 // Asks one router after the other until one answers or the deadline (monotonic) passes. Errors that a router marks as retryable mean
-// that nothing was changed: those are asked again too, after a jittered wait. The reply is decoded into arena.
+// that nothing was changed: those are asked again too, after a jittered wait. The reply, of schema->reply, is decoded into arena.
 int sp_client_ask(shardplane_t *self, const sp_schema_t *schema, const void *body, sp_ask_t kind,
-                  int64_t deadline_ms, sp_arena_t *arena, const sp_schema_t **ret_schema,
-                  void **ret_body, sp_error_t *err);
+                  int64_t deadline_ms, sp_arena_t *arena, void **ret_body, sp_error_t *err);
 
 // Copies to the public form and returns the code; out may be NULL.
 int sp_client_error(const sp_error_t *err, shardplane_error_t *out);

@@ -179,28 +179,25 @@ int shardplane_execute(shardplane_t *self, const shardplane_request_t *request,
                        shardplane_result_t **ret_result, shardplane_error_t *err)
 {
     sp_error_t why = {0};
-    if (!self || !request)
+    if (!self || !request) {
         sp_error_set(&why, SP_E_INVALID_ARGUMENT, "execute needs a client and a request");
-    else
-        why = request->fault;
-    if (why.code != 0)
         return sp_client_error(&why, err);
+    }
+    if (request->fault.code != 0)
+        return sp_client_error(&request->fault, err);
     int64_t deadline_ms = sp_client_deadline(self, (int)request->body.deadline_ms);
     sp_msg_execute_t body = request->body;
     body.deadline_ms = sp_clock_until_ms(deadline_ms);
     body.has_deadline_ms = body.deadline_ms > 0;
     bool repeatable = body.idempotency_key.ptr || body.consistency == SP_CONSISTENCY_EVENTUAL;
     sp_arena_t *arena = sp_arena_new(RESULT_LIMIT);
-    const sp_schema_t *schema;
-    void *reply;
+    void *reply = NULL;
     if (!arena)
         sp_error_set(&why, SP_E_OUT_OF_MEMORY, "result");
     else if (sp_client_ask(self, &sp_schema_execute, &body,
-                           repeatable ? SP_ASK_REPEATABLE : SP_ASK_ONCE, deadline_ms, arena,
-                           &schema, &reply, &why) == 0) {
-        if (schema != &sp_schema_execute_reply)
-            sp_error_set(&why, SP_E_MALFORMED, "execute was answered by %s", schema->name);
-        else if (ret_result)
+                           repeatable ? SP_ASK_REPEATABLE : SP_ASK_ONCE, deadline_ms, arena, &reply,
+                           &why) == 0) {
+        if (ret_result)
             *ret_result = sp_result_new(&arena, reply, &why);
     }
     sp_arena_destroy(&arena);

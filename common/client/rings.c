@@ -198,21 +198,18 @@ static void fetch(sp_rings_t *self, const char *name)
 {
     sp_arena_t *arena = sp_arena_new((size_t)256 * 1024 * 1024);
     sp_msg_ring_get_t ask = {.keyspace = sp_str(name)};
-    const sp_schema_t *schema = NULL;
     void *body = NULL;
     sp_error_t err = {0};
     int rc = arena ? sp_client_ask(self->client, &sp_schema_ring_get, &ask, SP_ASK_REPEATABLE,
-                                   sp_clock_mono_ms() + FETCH_MS, arena, &schema, &body, &err)
+                                   sp_clock_mono_ms() + FETCH_MS, arena, &body, &err)
                    : sp_error_set(&err, SP_E_OUT_OF_MEMORY, "ring");
-    if (rc == 0 && schema != &sp_schema_ring_snapshot)
-        rc = sp_error_set(&err, SP_E_MALFORMED, "ring_get was answered by %s", schema->name);
     pthread_mutex_lock(&self->lock);
     keyspace_t *k = find(self, name);
     k->fetched_ms = sp_clock_mono_ms();
     k->fault = err;
     pthread_cond_broadcast(&self->changed);
     pthread_mutex_unlock(&self->lock);
-    if (rc == 0)
+    if (rc == 0 && body)
         take_over(self, body);
     sp_arena_destroy(&arena);
 }
@@ -289,7 +286,7 @@ int sp_rings_open(sp_rings_t **ret_self, shardplane_t *client, sp_error_t *err)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "rings");
     self->client = client;
     self->loop = sp_mesh_loop();
-    self->feeds = calloc(client->feeds_n + 1, sizeof *self->feeds);
+    self->feeds = calloc(client->feeds_n + 1, sizeof(void *));
     pthread_mutex_init(&self->lock, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);

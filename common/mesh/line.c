@@ -147,7 +147,7 @@ int sp_mesh_call(const char *endpoint, const sp_schema_t *schema, const void *bo
     sp_line_t *line = NULL;
     bool lost;
     int rc = sp_line_open(&line, endpoint, err);
-    if (rc == 0)
+    if (line)
         rc = sp_line_call(line, schema, body, NULL, timeout_ms, arena, ret_schema, ret_body, &lost,
                           err);
     sp_line_close(&line);

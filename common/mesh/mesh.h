@@ -41,7 +41,8 @@ typedef struct sp_dispatch {
 // over 16 MiB closes the connection. table must outlive the server and ends with {NULL, NULL}; strings are copied.
 // SP_E_IO when it cannot listen, SP_E_OUT_OF_MEMORY.
 int sp_server_open(sp_server_t **ret_self, zloop_t *loop, const char *listen, const char *kind,
-                   const char *service_id, const sp_dispatch_t *table, void *self, sp_error_t *err);
+                   const char *service_id, const sp_dispatch_t *table, void *service,
+                   sp_error_t *err);
 void sp_server_close(sp_server_t **self_p);
 const char *
 sp_server_endpoint(const sp_server_t *self); // with the real port when listen ended in :*

@@ -299,7 +299,7 @@ static void deliver(sp_peer_t *self, sp_frames_t *frames, sp_arena_t *arena)
         return;
     }
     if (rc == 0)
-        rc = sp_incoming_check(&in, c->schema, &err);
+        sp_incoming_check(&in, c->schema, &err);
     else
         self->stats.malformed++;
     unlink_call(self, c);

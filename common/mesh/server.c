@@ -17,10 +17,10 @@ enum { ARENA_FACTOR = 32, ARENA_ROOM = 1024 * 1024 };
 
 // The request as the server sees it.
 typedef struct pending {
-    sp_request_t public;   // what handlers see; first, so that the pointers are the same
-    sp_frames_t frames;    // decoded strings borrow from them
-    struct pending *next;  // in the server's list
-    struct pending **link; // where it is linked from
+    sp_request_t public;  // what handlers see; first, so that the pointers are the same
+    sp_frames_t frames;   // decoded strings borrow from them
+    struct pending *next; // in the server's list
+    struct pending *prev; // in the server's list
 } pending_t;
 
 struct sp_server {
@@ -50,9 +50,12 @@ struct sp_server {
 
 static void unlink_pending(sp_server_t *self, pending_t *p)
 {
-    *p->link = p->next;
+    if (p->prev)
+        p->prev->next = p->next;
+    else
+        self->pending = p->next;
     if (p->next)
-        p->next->link = p->link;
+        p->next->prev = p->prev;
     self->pending_n--;
     self->pending_bytes -= p->frames.bytes;
 }
@@ -315,9 +318,8 @@ static pending_t *pending_new(sp_server_t *self, sp_frames_t *frames)
                                .received_mono_us = sp_clock_mono_us(),
                                .identity = identity};
     p->next = self->pending;
-    p->link = &self->pending;
     if (p->next)
-        p->next->link = &p->next;
+        p->next->prev = p; // NOLINT(clang-analyzer-unix.Malloc): a freed one has left the list
     self->pending = p;
     self->pending_n++;
     self->pending_bytes += frames->bytes;

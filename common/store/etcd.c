@@ -253,7 +253,7 @@ static int lease_request(etcd_t *self, const char *path, const char *field, int6
 
 static int etcd_lease_grant(sp_store_t *base, int64_t ttl_s, int64_t *ret_lease, sp_error_t *err)
 {
-    int64_t id, ttl;
+    int64_t id = 0, ttl = 0;
     // Asked twice where the first answer was lost: the other lease ends by itself.
     int rc = lease_request((etcd_t *)base, "lease/grant", "TTL", ttl_s, false, &id, &ttl, err);
     if (rc != 0)
@@ -266,7 +266,7 @@ static int etcd_lease_grant(sp_store_t *base, int64_t ttl_s, int64_t *ret_lease,
 
 static int etcd_lease_keepalive(sp_store_t *base, int64_t lease, bool *ret_alive, sp_error_t *err)
 {
-    int64_t id, ttl;
+    int64_t id = 0, ttl = 0;
     int rc = lease_request((etcd_t *)base, "lease/keepalive", "ID", lease, true, &id, &ttl, err);
     // A lease that is gone is answered by HTTP 200 without TTL.
     if (rc == 0)
@@ -276,7 +276,7 @@ static int etcd_lease_keepalive(sp_store_t *base, int64_t lease, bool *ret_alive
 
 static int etcd_lease_revoke(sp_store_t *base, int64_t lease, sp_error_t *err)
 {
-    int64_t id, ttl;
+    int64_t id = 0, ttl = 0;
     int rc = lease_request((etcd_t *)base, "lease/revoke", "ID", lease, false, &id, &ttl, err);
     if (rc != SP_E_NOT_FOUND)
         return rc;

@@ -93,7 +93,7 @@ static void publish(sp_watch_t *self, sp_arena_t *arena, const sp_kv_list_t *lis
 static bool list_now(sp_watch_t *self)
 {
     sp_error_t err = {0};
-    sp_kv_list_t list;
+    sp_kv_list_t list = {0};
     sp_arena_t *arena = sp_arena_new(SNAPSHOT_LIMIT);
     int rc = arena ? sp_store_list(self->store, sp_str(self->prefix), arena, &list, &err)
                    : sp_error_set(&err, SP_E_OUT_OF_MEMORY, "watch");
