@@ -1,0 +1,254 @@
+"""Routers: statements on the owner of a key, whatever happens to it meanwhile."""
+import os
+import signal
+import threading
+import time
+
+import msgpack
+import pytest
+import zmq
+
+from harness.rig import SLOW
+from ledger.route_client import RouteClient, RouteError
+
+INSERT = "INSERT INTO things (k, v) VALUES ($1, 1)"
+UPSERT = "INSERT INTO things (k, v) VALUES ($1, 1) ON CONFLICT (k) DO UPDATE SET v = things.v + 1 RETURNING v"
+
+
+class Things:
+    """A keyspace with one table, `things`, in shard a."""
+
+    def __init__(self, rig):
+        self.rig, self.name = rig, rig.new_name("things")
+        self.shards = rig.databases(self.name)
+        self.sql("a", "CREATE TABLE things (k bigint PRIMARY KEY, v integer NOT NULL, "
+                      "ref bigint REFERENCES things DEFERRABLE INITIALLY DEFERRED)", "owner")
+        rig.api.post("/api/v1/keyspaces", {"name": self.name})
+        self.register("a")
+        rig.api.post(f"/api/v1/keyspaces/{self.name}/tables", {"table": "things", "key_column": "k"}, timeout=60)
+        self.client = RouteClient(rig.router_endpoints[:1], self.name)
+        rig.stack.wait_for("the router to know the keyspace", self.known, 10)
+
+    def known(self):
+        try:
+            return self.client.shard_for_key(1)[0]
+        except RouteError:
+            return None
+
+    def register(self, letter):
+        s = self.shards[letter]
+        self.rig.api.post("/api/v1/shards", {"name": s["name"], "keyspace": self.name, **{
+            f"{role}_endpoint": s[f"{role}_endpoint"] for role in ("primary", "admin", "apply")}}, timeout=60)
+
+    def sql(self, letter, text, role="superuser"):
+        import psycopg2
+        connection = psycopg2.connect(self.shards[letter][f"{role}_endpoint"])
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(text)
+                return cursor.fetchall() if cursor.description else None
+        finally:
+            connection.close()
+
+    def split(self):
+        for letter in "bc":
+            self.register(letter)
+        job = self.rig.api.split(f"{self.name}-a", [f"{self.name}-b", f"{self.name}-c"])["id"]
+        return lambda: self.rig.api.wait_job(job, "completed", 60 * SLOW)
+
+    def rows(self):
+        return {k: v for letter in "bc" for k, v in self.sql(letter, "SELECT k, v FROM things")}
+
+
+@pytest.fixture
+def things(rig):
+    made = Things(rig)
+    yield made
+    made.client.close()
+
+
+def refused(client, code, key, statements, **kwargs):
+    with pytest.raises(RouteError) as wrong:
+        client.execute(key, statements, **kwargs)
+    assert wrong.value.code == code, wrong.value
+    return wrong.value
+
+
+def test_a_request_is_one_transaction(things):
+    c = things.client
+    reply = c.execute(1, [(INSERT, [1]), ("UPDATE things SET v = v + 1 WHERE k = $1", [1]), ("SELECT v FROM things WHERE k = $1", [1])])
+    assert [r[2] for r in reply[3]] == [1, 1, 1] and reply[3][2][4] == [[2]] and reply[4] == "primary"
+    e = refused(c, "sql_error", 1, [("UPDATE things SET v = 99 WHERE k = $1", [1]), ("SELECT 1 / 0", [])])
+    assert e.details["sqlstate"] == "22012" and e.details["statement"] == 1
+    # A constraint that only the commit finds broken.
+    e = refused(c, "sql_error", 1, [("UPDATE things SET v = 98, ref = 5 WHERE k = $1", [1])])
+    assert e.details["sqlstate"] == "23503"
+    assert c.execute(1, [("SELECT v FROM things WHERE k = 1", [])])[3][0][4] == [[2]]
+    # The canonical form of a key.
+    assert c.shard_for_key("+0001") == c.shard_for_key(1)
+    refused(c, "invalid_argument", "one", [("SELECT 1", [])])
+
+
+def test_eventual_reads_fall_back_to_the_primary(things):
+    c = things.client
+    c.execute(1, [(INSERT, [1])])
+    reply = c.execute(1, [("SELECT v FROM things WHERE k = 1", [])], consistency=2)
+    assert reply[3][0][4] == [[1]] and reply[4] == "primary"  # the cell has no replicas
+    refused(c, "invalid_argument", 1, [("UPDATE things SET v = 2", [])], consistency=2)
+    refused(c, "invalid_argument", 1, [("SELECT 1", []), ("SELECT 2", [])], consistency=2)
+
+
+def test_limits(things):
+    c = things.client
+    refused(c, "too_large", 1, [("SELECT generate_series(1, 100001)", [])])
+    refused(c, "too_large", 1, [("SELECT repeat('x', 9000000)", [])])
+    start = time.monotonic()
+    refused(c, "deadline_exceeded", 1, [("SELECT pg_sleep(30)", [])], timeout_ms=300)
+    assert time.monotonic() - start < 2 * SLOW
+    assert c.execute(1, [("SELECT 1", [])])[3][0][4] == [[1]]
+
+
+def test_a_slow_statement_does_not_stop_the_others(things):
+    slow = [RouteClient(things.rig.router_endpoints[:1], things.name) for _ in range(3)]
+    threads = [threading.Thread(target=c.execute, args=(1, [("SELECT pg_sleep(2)", [])])) for c in slow]
+    for t in threads:
+        t.start()
+    time.sleep(0.2)
+    start = time.monotonic()
+    for _ in range(50):
+        things.client.execute(1, [("SELECT 1", [])])
+    assert time.monotonic() - start < 1.5 * SLOW
+    for t in threads:
+        t.join()
+    for c in slow:
+        c.close()
+
+
+def test_idempotency_key(things):
+    c = things.client
+    first = c.execute(1, [(UPSERT, [1])], idempotency_key="a")
+    assert c.execute(1, [(UPSERT, [1])], idempotency_key="a") == first
+    refused(c, "idempotency_mismatch", 1, [(UPSERT, [2])], idempotency_key="a")
+    assert c.execute(1, [(UPSERT, [1])], idempotency_key="b")[3][0][4] == [[2]]
+    # What fails leaves no trace: the key may be used again.
+    refused(c, "sql_error", 1, [("SELECT 1 / 0", [])], idempotency_key="c")
+    assert c.execute(1, [(UPSERT, [1])], idempotency_key="c")[3][0][4] == [[3]]
+    # Many at once: one effect.
+    replies = []
+
+    def repeat():
+        mine = RouteClient(things.rig.router_endpoints, things.name)
+        replies.append(mine.execute(1, [(UPSERT, [1])], idempotency_key="d")[3][0][4])
+        mine.close()
+
+    threads = [threading.Thread(target=repeat) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert replies == [[[4]]] * 8
+
+
+def test_idempotency_moves_with_its_rows(things):
+    c = things.client
+    first = {k: c.execute(k, [(UPSERT, [k])], idempotency_key=f"r{k}") for k in range(1, 60)}
+    wait = things.split()
+    wait()
+    for k, reply in first.items():
+        assert c.execute(k, [(UPSERT, [k])], idempotency_key=f"r{k}") == reply
+        assert c.shard_for_key(k)[0] != reply[1]
+    assert things.rows() == {k: 1 for k in first}
+
+
+def test_lost_connections_lose_and_double_nothing(things):
+    """Backends are killed under load: an acknowledged write is there, a failed one is not, and an idempotency key leaves no doubt."""
+    acked, unknown, failed, stop = set(), set(), set(), threading.Event()
+
+    def write(worker):
+        c = RouteClient(things.rig.router_endpoints, things.name)
+        n = 0
+        while not stop.is_set():
+            n += 1
+            key = worker * 1000000 + n
+            try:
+                c.execute(key, [(INSERT, [key])], idempotency_key=f"w{key}" if worker % 2 else None)
+                acked.add(key)
+            except RouteError as e:
+                (unknown if e.code == "outcome_unknown" else failed).add(key)
+        c.close()
+
+    threads = [threading.Thread(target=write, args=(w,)) for w in range(6)]
+    for t in threads:
+        t.start()
+    for _ in range(15):
+        time.sleep(0.1)
+        things.sql("a", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'router-%' AND random() < 0.5 "
+                        "AND datname = current_database()")
+    stop.set()
+    for t in threads:
+        t.join()
+    there = {k for k, in things.sql("a", "SELECT k FROM things")}
+    assert len(acked) > 100
+    assert not acked - there, "lost"
+    assert not failed & there, "told to have failed"
+    assert not there - acked - unknown, "from nowhere"
+    assert not {k for k in unknown if k // 1000000 % 2}, "an idempotency key decides"
+
+
+def test_ring_feed(things):
+    socket = zmq.Context.instance().socket(zmq.SUB)
+    socket.setsockopt(zmq.SUBSCRIBE, f"ring.{things.name}".encode())
+    socket.connect(things.rig.stack.of_kind("router")[0].address("events"))
+    wait = things.split()
+    wait()
+    changes = []
+    while socket.poll(2000 if not changes else 300):
+        topic, body = socket.recv_multipart()
+        assert topic == f"ring.{things.name}".encode()
+        changes.append(msgpack.unpackb(body, strict_map_key=False))
+    socket.close(linger=0)
+    assert [c[1] for c in changes] == sorted({c[1] for c in changes})
+    versions = [c[2][3] for c in changes]
+    assert versions == sorted(versions) and versions[-1] == things.client.shard_for_key(1)[1]
+    snapshot = things.client.call(107, {1: things.name}, 108)
+    assert {s[1] for s in snapshot[5]} == {s[1] for s in changes[-1][2][5]} == {f"{things.name}-b", f"{things.name}-c"}
+    assert abs(sum(s[3] for s in snapshot[5]) - 1) < 1e-9
+
+
+def test_a_router_that_slept_over_the_flip(things):
+    """SIGSTOP across the whole split: on waking, its requests go to the new owners."""
+    c = RouteClient(things.rig.router_endpoints[1:2], things.name)
+    things.rig.stack.wait_for("the second router to know the keyspace", lambda: known(c), 10)
+    c.execute(1, [(INSERT, [1])])
+    pid = things.rig.stack.service("router-2").pidfile.pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait = things.split()
+        wait()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    reply = c.execute(1, [("UPDATE things SET v = v + 1 WHERE k = 1 RETURNING v", [])])
+    assert reply[3][0][4] == [[2]] and reply[1] != f"{things.name}-a"
+    c.close()
+
+
+def known(client):
+    try:
+        return client.shard_for_key(1)[0]
+    except RouteError:
+        return None
+
+
+def test_serves_while_etcd_is_down(things):
+    c = things.client
+    c.execute(1, [(INSERT, [1])])
+    things.rig.stack.etcd.stop()
+    try:
+        for _ in range(20):
+            assert c.execute(1, [("SELECT v FROM things WHERE k = 1", [])])[3][0][4] == [[1]]
+            assert c.shard_for_key(1)[0] == f"{things.name}-a"
+            time.sleep(0.05)
+    finally:
+        things.rig.stack.etcd.start()
+        things.rig.leader()
