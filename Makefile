@@ -167,8 +167,17 @@ status: ## what runs where (JSON=1 for programs)
 # ---- tests that need PostgreSQL, and the demo
 ledger: deps ## the ledger's checker, with each defect planted
 	@$(PYTHON) -m pytest -q tests/ledger $(PYTEST)
-system: build ## the real stack, driven as an outsider would (PYTEST="-k name -x")
-	@SP_BIN=$(abspath $(BIN)) $(if $(SAN),SP_SLOW=4) $(PYTHON) -m pytest -q tests/system $(PYTEST)
+# The follower without a manager, for tests/system/test_follow.py.
+FOLLOW_RIG := $(OUT)/tests/system/follow_rig
+FOLLOW_RIG_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard services/resharder/follow*.c services/resharder/lane*.c \
+                  services/resharder/fence*.c) services/resharder/pure_follow.c tests/system/follow_rig.c)
+$(FOLLOW_RIG): $(FOLLOW_RIG_O) $(LIBCOMMON)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
+-include $(FOLLOW_RIG_O:.o=.d)
+
+system: build client $(FOLLOW_RIG) ## the real stack, driven as an outsider would (PYTEST="-k name -x")
+	@SP_BIN=$(abspath $(BIN)) SP_FOLLOW_RIG=$(abspath $(FOLLOW_RIG)) $(if $(SAN),SP_SLOW=4) $(PYTHON) -m pytest -q tests/system $(PYTEST)
 test: build floors docs-check unit ledger system ## everything that CI runs
 
 demo: build ## split a live shard and prove that nothing was lost (KEEP=1: leave the stack up)

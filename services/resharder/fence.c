@@ -32,7 +32,9 @@ int fence_in_time(fence_t *fence, sp_error_t *err)
     if (task_stopped(fence->f->task) || follow_lift_wanted(fence->f, fence->control->attempt))
         return sp_error_set(err, SP_E_CANCELLED, "the manager gave it up");
     if (sp_clock_until_ms(fence->deadline_ms) == 0)
-        return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "the fence's budget of %lld ms was used up", (long long)fence->control->budget_ms);
+        return sp_error_set(err, SP_E_DEADLINE_EXCEEDED,
+                            "the fence's budget of %lld ms was used up",
+                            (long long)fence->control->budget_ms);
     return 0;
 }
 
@@ -57,7 +59,9 @@ int fence_await(fence_t *fence, PGconn *conn, sp_error_t *err)
 static int connect_as(fence_t *fence, const sp_dsn_t *dsn, sp_pg_t **ret_pg, sp_error_t *err)
 {
     const char *name = sp_arena_printf(fence->arena, "shardplane/%s/fence", fence->f->job_id);
-    sp_pg_options_t options = {.application_name = name, .stopped = task_stopped, .stopped_arg = fence->f->task};
+    sp_pg_options_t options = {.application_name = name,
+                               .stopped = task_stopped,
+                               .stopped_arg = fence->f->task};
     return name ? sp_pg_open(ret_pg, dsn, &options, err) : no_memory(err);
 }
 
@@ -66,11 +70,13 @@ static int prepare(fence_t *fence, sp_error_t *err)
     follow_t *f = fence->f;
     const sp_msg_task_control_t *c = fence->control;
     fence->nonce = sp_arena_cstr(fence->arena, c->nonce);
-    fence->marker = sp_arena_printf(fence->arena, "%s/%lld/%s", f->job_id, (long long)c->attempt, fence->nonce ? fence->nonce : "");
+    fence->marker = sp_arena_printf(fence->arena, "%s/%lld/%s", f->job_id, (long long)c->attempt,
+                                    fence->nonce ? fence->nonce : "");
     if (!fence->nonce || !fence->marker)
         return no_memory(err);
     if (!fence->nonce[0] || c->budget_ms <= 0 || c->lock_wait_ms <= 0)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a fence needs a nonce, a budget and a lock wait");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "a fence needs a nonce, a budget and a lock wait");
     int rc = connect_as(fence, &f->task->source.admin, &fence->a, err);
     if (!rc)
         rc = connect_as(fence, &f->task->source.apply, &fence->b, err);
@@ -104,7 +110,9 @@ int fence_catch_up(fence_t *fence, sp_error_t *err)
 static int send_marker(fence_t *fence, sp_error_t *err)
 {
     const char *params[] = {fence->marker};
-    if (!PQsendQueryParams(sp_pg_conn(fence->b), "SELECT pg_logical_emit_message(true, 'shardplane', $1)", 1, NULL, params, NULL, NULL, 0) ||
+    if (!PQsendQueryParams(sp_pg_conn(fence->b),
+                           "SELECT pg_logical_emit_message(true, 'shardplane', $1)", 1, NULL,
+                           params, NULL, NULL, 0) ||
         PQflush(sp_pg_conn(fence->b)) < 0)
         return sp_error_set(err, SP_E_PG_CONNECTION, "the marker could not be sent to the source");
     return 0;
@@ -199,11 +207,13 @@ static void after_seal(fence_t *fence)
     if (fence_replica_compare(fence, &lagging, &n, &ignored) == 0 && n > 0) {
         f->fence.lagging_replicas.items = sp_arena_alloc(f->task->arena, n, sizeof *lagging);
         for (size_t i = 0; f->fence.lagging_replicas.items && i < n; i++)
-            f->fence.lagging_replicas.items[f->fence.lagging_replicas.n++] = sp_arena_str(f->task->arena, lagging[i]);
+            f->fence.lagging_replicas.items[f->fence.lagging_replicas.n++] =
+                sp_arena_str(f->task->arena, lagging[i]);
     }
     const int64_t *at = fence->steps_us;
-    sp_log(SP_LOG_INFO, "RESHARD-FENCED", "job", f->job_id, "attempt", since(0, fence->control->attempt), "lock_us",
-           since(fence->started_us, at[0]), "drain_us", since(at[0], at[1]), "checks_us", since(at[1], at[2]), "commit_us",
+    sp_log(SP_LOG_INFO, "RESHARD-FENCED", "job", f->job_id, "attempt",
+           since(0, fence->control->attempt), "lock_us", since(fence->started_us, at[0]),
+           "drain_us", since(at[0], at[1]), "checks_us", since(at[1], at[2]), "commit_us",
            since(at[2], f->fence.fence_sealed_us), "total_us",
            since(fence->started_us, f->fence.fence_sealed_us), NULL);
 }
@@ -229,7 +239,10 @@ static bool session_broke(const fence_t *fence, int rc)
 
 int fence_run(follow_t *f, const sp_msg_task_control_t *control, sp_error_t *err)
 {
-    fence_t fence = {.f = f, .control = control, .arena = sp_arena_new(0), .deadline_ms = sp_clock_mono_ms() + PREPARE_MS};
+    fence_t fence = {.f = f,
+                     .control = control,
+                     .arena = sp_arena_new(0),
+                     .deadline_ms = sp_clock_mono_ms() + PREPARE_MS};
     sp_error_t fault = {0};
     bool unknown = false;
     int rc = fence.arena ? prepare(&fence, &fault) : no_memory(&fault);
@@ -254,9 +267,11 @@ int fence_run(follow_t *f, const sp_msg_task_control_t *control, sp_error_t *err
         after_seal(&fence);
     } else {
         if (fence.a && !unknown)
-            sp_pg_exec(fence.a, "ROLLBACK", NULL); // at once: closing alone leaves it to the server when it notices
+            sp_pg_exec(fence.a, "ROLLBACK",
+                       NULL); // at once: closing alone leaves it to the server when it notices
         set_outcome(&fence, unknown ? SP_FENCE_STATE_UNKNOWN : SP_FENCE_STATE_LIFTED, fault.text);
-        sp_log(SP_LOG_WARN, unknown ? "RESHARD-FENCE-UNKNOWN" : "RESHARD-FENCE-LIFTED", "job", f->job_id, "error", fault.text, NULL);
+        sp_log(SP_LOG_WARN, unknown ? "RESHARD-FENCE-UNKNOWN" : "RESHARD-FENCE-LIFTED", "job",
+               f->job_id, "error", fault.text, NULL);
     }
     bool broke = rc && session_broke(&fence, rc);
     close_all(&fence);
@@ -270,12 +285,12 @@ int fence_run(follow_t *f, const sp_msg_task_control_t *control, sp_error_t *err
 // ---- opening
 
 typedef struct opener {
-    follow_t *f;         // borrowed
-    size_t target;       // index
+    follow_t *f;          // borrowed
+    size_t target;        // index
     int64_t ring_version; // after the flip
-    const char *nonce;   // of the target
-    int rc;              // outcome
-    sp_error_t err;      // its reason
+    const char *nonce;    // of the target
+    int rc;               // outcome
+    sp_error_t err;       // its reason
 } opener_t;
 
 static void *open_one(void *arg)
@@ -284,7 +299,8 @@ static void *open_one(void *arg)
     sp_pg_t *own = NULL;
     sp_pg_t *pg = o->f->sides ? o->f->sides[o->target] : NULL;
     if (!pg) {
-        o->rc = task_connect(o->f->task, &o->f->task->targets[o->target].apply, NULL, &own, &o->err);
+        o->rc =
+            task_connect(o->f->task, &o->f->task->targets[o->target].apply, NULL, &own, &o->err);
         pg = own;
     }
     if (!o->rc)
@@ -303,9 +319,11 @@ int fence_open_targets(follow_t *f, const sp_msg_task_control_t *control, sp_err
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "more than 64 targets");
     for (size_t i = 0; i < n; i++) {
         const char *nonce = sp_arena_cstr(f->task->arena, f->task->assign->targets.items[i].nonce);
-        openers[i] = (opener_t){.f = f, .target = i, .ring_version = control->ring_version, .nonce = nonce};
+        openers[i] =
+            (opener_t){.f = f, .target = i, .ring_version = control->ring_version, .nonce = nonce};
         if (!nonce || !nonce[0])
-            openers[i].rc = sp_error_set(&openers[i].err, SP_E_INVALID_ARGUMENT, "a target without a nonce");
+            openers[i].rc =
+                sp_error_set(&openers[i].err, SP_E_INVALID_ARGUMENT, "a target without a nonce");
         else if (i + 1 < n)
             started[i] = pthread_create(&threads[i], NULL, open_one, &openers[i]) == 0;
         if (!started[i] && !openers[i].rc)

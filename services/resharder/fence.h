@@ -5,25 +5,25 @@
 #include "services/resharder/follow.h"
 
 typedef struct fence {
-    follow_t *f;                 // borrowed
+    follow_t *f;                          // borrowed
     const sp_msg_task_control_t *control; // borrowed
-    sp_arena_t *arena;           // of this try
-    const char *nonce;           // of marker and seal
-    const char *marker;          // <job>/<attempt>/<nonce>
-    int64_t deadline_ms;         // monotonic, of the seal
-    int64_t started_us;          // Unix time of the lock request
-    int64_t steps_us[3];         // Unix time: locked, drained, all checked
-    sp_pg_t *a;                  // session A: admin role; lock, guards, seal
-    sp_pg_t *b;                  // session B: apply role; marker, sequences
-    sp_pg_t **admins;            // to the targets, admin role; NULL when there are no sequences
+    sp_arena_t *arena;                    // of this try
+    const char *nonce;                    // of marker and seal
+    const char *marker;                   // <job>/<attempt>/<nonce>
+    int64_t deadline_ms;                  // monotonic, of the seal
+    int64_t started_us;                   // Unix time of the lock request
+    int64_t steps_us[3];                  // Unix time: locked, drained, all checked
+    sp_pg_t *a;                           // session A: admin role; lock, guards, seal
+    sp_pg_t *b;                           // session B: apply role; marker, sequences
+    sp_pg_t **admins; // to the targets, admin role; NULL when there are no sequences
     struct fence_sequence *sequences; // of the tables
-    size_t n_sequences;          // count
-    const char *sequences_sql;   // reads all of them on the source
-    struct fence_replica *replicas; // of source and targets
-    size_t n_replicas;           // count
-    const char **tables;         // quoted names, sorted
-    const char *regclasses_sql;  // ARRAY of their oids
-    const char *check_sql;       // fingerprints of all tables, then the count of their triggers
+    size_t n_sequences;               // count
+    const char *sequences_sql;        // reads all of them on the source
+    struct fence_replica *replicas;   // of source and targets
+    size_t n_replicas;                // count
+    const char **tables;              // quoted names, sorted
+    const char *regclasses_sql;       // ARRAY of their oids
+    const char *check_sql; // fingerprints of all tables, then the count of their triggers
 } fence_t;
 
 // ---- fence.c

@@ -35,9 +35,12 @@ static int name_tables(fence_t *fence, sp_error_t *err)
     }
     sp_buf_addz(&regclasses, "]::oid[]");
     fence->tables = names;
-    fence->regclasses_sql = regclasses.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&regclasses));
+    fence->regclasses_sql =
+        regclasses.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&regclasses));
     sp_buf_free(&regclasses);
-    return names && fence->regclasses_sql ? 0 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
+    return names && fence->regclasses_sql
+               ? 0
+               : sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a fence");
 }
 
 // The lock of all tables, beginning with another one each time.
@@ -61,7 +64,8 @@ int fence_lock_prepare(fence_t *fence, sp_error_t *err)
     // If this process stops, the server ends the transaction and with it the fence.
     if (!rc)
         rc = sp_pg_execf(fence->a, err,
-                         "SET synchronous_commit = on; SET statement_timeout = %lld; SET lock_timeout = %lld; "
+                         "SET synchronous_commit = on; SET statement_timeout = %lld; SET "
+                         "lock_timeout = %lld; "
                          "SET idle_in_transaction_session_timeout = %lld",
                          budget, lock_wait, budget);
     if (rc)
@@ -70,31 +74,41 @@ int fence_lock_prepare(fence_t *fence, sp_error_t *err)
     sp_error_t refused = {0};
     const char *sql = sp_arena_printf(fence->arena, "SET deadlock_timeout = %d", DEADLOCK_MS);
     if (sp_pg_exec(fence->a, sql ? sql : "", &refused))
-        sp_log(SP_LOG_WARN, "FENCE-DEADLOCK-TIMEOUT", "job", fence->f->job_id, "error", refused.text, "hint",
-               "GRANT SET ON PARAMETER deadlock_timeout to the admin role (tools/sql/roles.sql)", NULL);
-    return refused.code == SP_E_PG_CONNECTION ? sp_error_set(err, refused.code, "%s", refused.text) : 0;
+        sp_log(SP_LOG_WARN, "FENCE-DEADLOCK-TIMEOUT", "job", fence->f->job_id, "error",
+               refused.text, "hint",
+               "GRANT SET ON PARAMETER deadlock_timeout to the admin role (tools/sql/roles.sql)",
+               NULL);
+    return refused.code == SP_E_PG_CONNECTION ? sp_error_set(err, refused.code, "%s", refused.text)
+                                              : 0;
 }
 
 // Sessions and prepared transactions that hold what our lock conflicts with.
 static void name_blockers(fence_t *fence, sp_error_t *err)
 {
     PGresult *result = NULL;
-    const char *sql = sp_arena_printf(
-        fence->arena,
-        "SELECT DISTINCT CASE WHEN l.pid IS NULL THEN format('prepared transaction %%s', coalesce(x.gid, '?')) ELSE "
-        "format('pid %%s (%%s, %%s, %%s, transaction open for %%s s)', l.pid, a.usename, coalesce(nullif(a.application_name, ''), "
-        "a.backend_type), a.state, round(extract(epoch FROM clock_timestamp() - a.xact_start))) END "
-        "FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid "
-        "LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction::text "
-        "WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.granted "
-        "AND l.relation = ANY(%s) AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') AND l.pid IS DISTINCT FROM %d LIMIT 8",
-        fence->regclasses_sql, sp_pg_backend_pid(fence->a));
+    const char *sql =
+        sp_arena_printf(fence->arena,
+                        "SELECT DISTINCT CASE WHEN l.pid IS NULL THEN format('prepared transaction "
+                        "%%s', coalesce(x.gid, '?')) ELSE "
+                        "format('pid %%s (%%s, %%s, %%s, transaction open for %%s s)', l.pid, "
+                        "a.usename, coalesce(nullif(a.application_name, ''), "
+                        "a.backend_type), a.state, round(extract(epoch FROM clock_timestamp() - "
+                        "a.xact_start))) END "
+                        "FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid "
+                        "LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = "
+                        "'-1/' || x.transaction::text "
+                        "WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM "
+                        "pg_database WHERE datname = current_database()) AND l.granted "
+                        "AND l.relation = ANY(%s) AND l.mode NOT IN ('AccessShareLock', "
+                        "'RowShareLock') AND l.pid IS DISTINCT FROM %d LIMIT 8",
+                        fence->regclasses_sql, sp_pg_backend_pid(fence->a));
     if (!sql || sp_pg_query(fence->b, sql, 0, NULL, &result, NULL))
         return;
     char list[700] = "";
     size_t used = 0;
     for (int i = 0; i < PQntuples(result) && used < sizeof list; i++)
-        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? "; " : "", PQgetvalue(result, i, 0));
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? "; " : "",
+                                 PQgetvalue(result, i, 0));
     if (PQntuples(result) > 0)
         sp_error_set(err, SP_E_IN_TRANSITION, "the lock was not granted; in the way: %s", list);
     PQclear(result);
@@ -120,7 +134,8 @@ static int try_lock(fence_t *fence, size_t try, int64_t wait_ms, sp_error_t *err
 
 static bool not_granted(int rc, const sp_error_t *err)
 {
-    return rc == SP_E_SQL_ERROR && (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0);
+    return rc == SP_E_SQL_ERROR &&
+           (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0);
 }
 
 // A transaction of the application that has written one of our tables and wants another one, which we hold already, is in a deadlock with

@@ -7,15 +7,15 @@
 
 enum {
     CONNECT_MS = 1000,
-    WAIT_MS = 40,  // for replicas to catch up, while everybody waits
-    LOOK_MS = 5,   // between two looks
+    WAIT_MS = 40, // for replicas to catch up, while everybody waits
+    LOOK_MS = 5,  // between two looks
 };
 
 typedef struct fence_replica {
-    const char *name;      // shard/index
-    sp_pg_t *pg;           // NULL: it does not answer
-    sp_pg_t *primary;      // whose position it must reach, borrowed
-    sp_lsn_t must;         // that position
+    const char *name; // shard/index
+    sp_pg_t *pg;      // NULL: it does not answer
+    sp_pg_t *primary; // whose position it must reach, borrowed
+    sp_lsn_t must;    // that position
 } fence_replica_t;
 
 static void prepare_shard(fence_t *fence, const task_shard_t *shard, sp_pg_t *primary)
@@ -47,7 +47,8 @@ static sp_lsn_t read_lsn(sp_pg_t *pg, const char *sql)
 {
     char text[SP_LSN_TEXT + 4];
     sp_lsn_t lsn = 0;
-    if (!pg || sp_pg_value(pg, sql, 0, NULL, text, sizeof text, NULL, NULL) || sp_lsn_parse(sp_str(text), &lsn, NULL))
+    if (!pg || sp_pg_value(pg, sql, 0, NULL, text, sizeof text, NULL, NULL) ||
+        sp_lsn_parse(sp_str(text), &lsn, NULL))
         return 0;
     return lsn;
 }
@@ -55,7 +56,8 @@ static sp_lsn_t read_lsn(sp_pg_t *pg, const char *sql)
 static bool has_it(const fence_replica_t *r)
 {
     // 0: the primary's position could not be read, so nobody can be said to have it.
-    return r->must && r->pg && read_lsn(r->pg, "SELECT coalesce(pg_last_wal_receive_lsn(), '0/0')") >= r->must;
+    return r->must && r->pg &&
+           read_lsn(r->pg, "SELECT coalesce(pg_last_wal_receive_lsn(), '0/0')") >= r->must;
 }
 
 int fence_replica_compare(fence_t *fence, sp_str_t **ret_lagging, size_t *ret_n, sp_error_t *err)
@@ -66,9 +68,10 @@ int fence_replica_compare(fence_t *fence, sp_str_t **ret_lagging, size_t *ret_n,
     if (!has || !lagging)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for replicas");
     for (size_t i = 0; i < n; i++)
-        fence->replicas[i].must = i && fence->replicas[i].primary == fence->replicas[i - 1].primary
-                                      ? fence->replicas[i - 1].must
-                                      : read_lsn(fence->replicas[i].primary, "SELECT pg_current_wal_flush_lsn()");
+        fence->replicas[i].must =
+            i && fence->replicas[i].primary == fence->replicas[i - 1].primary
+                ? fence->replicas[i - 1].must
+                : read_lsn(fence->replicas[i].primary, "SELECT pg_current_wal_flush_lsn()");
     int64_t until = sp_clock_mono_ms() + WAIT_MS;
     for (;;) {
         for (size_t i = 0; i < n; i++)

@@ -23,26 +23,35 @@ static int make_check(fence_t *fence, sp_error_t *err)
     for (size_t i = 0; i < assign->tables.n; i++) {
         const char *schema = sp_pg_literal(fence->arena, assign->tables.items[i].schema);
         const char *table = sp_pg_literal(fence->arena, assign->tables.items[i].table);
-        sp_buf_printf(&sql, "EXECUTE shp_fingerprint(%s, %s);", schema ? schema : "", table ? table : "");
+        sp_buf_printf(&sql, "EXECUTE shp_fingerprint(%s, %s);", schema ? schema : "",
+                      table ? table : "");
         sql.failed = sql.failed || !schema || !table;
     }
-    sp_buf_printf(&sql, "SELECT count(*) FROM pg_trigger WHERE tgrelid = ANY(%s) AND starts_with(tgname, '~shardplane_') AND tgenabled = 'A'",
+    sp_buf_printf(&sql,
+                  "SELECT count(*) FROM pg_trigger WHERE tgrelid = ANY(%s) AND starts_with(tgname, "
+                  "'~shardplane_') AND tgenabled = 'A'",
                   fence->regclasses_sql);
     fence->check_sql = sql.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&sql));
     sp_buf_free(&sql);
     if (!fence->check_sql)
         return no_memory(err);
-    return sp_pg_execf(fence->a, err, "PREPARE shp_fingerprint(text, text) AS %s; SET plan_cache_mode = force_generic_plan; "
-                       "SET check_function_bodies = off", SP_SQL_FINGERPRINT);
+    return sp_pg_execf(fence->a, err,
+                       "PREPARE shp_fingerprint(text, text) AS %s; SET plan_cache_mode = "
+                       "force_generic_plan; "
+                       "SET check_function_bodies = off",
+                       SP_SQL_FINGERPRINT);
 }
 
 static int check_table(const sp_msg_job_table_t *table, const PGresult *result, sp_error_t *err)
 {
     bool there = PQntuples(result) == 1 && !PQgetisnull(result, 0, 0);
-    if (there && (table->fingerprint.len == 0 || sp_str_eqz(table->fingerprint, PQgetvalue(result, 0, 0))))
+    if (there &&
+        (table->fingerprint.len == 0 || sp_str_eqz(table->fingerprint, PQgetvalue(result, 0, 0))))
         return 0;
-    return sp_error_set(err, SP_E_SCHEMA_CHANGED, "table " SP_STR_FMT "." SP_STR_FMT " was %s while the job ran", SP_STR_ARG(table->schema),
-                        SP_STR_ARG(table->table), there ? "altered" : "dropped");
+    return sp_error_set(err, SP_E_SCHEMA_CHANGED,
+                        "table " SP_STR_FMT "." SP_STR_FMT " was %s while the job ran",
+                        SP_STR_ARG(table->schema), SP_STR_ARG(table->table),
+                        there ? "altered" : "dropped");
 }
 
 static int read_check(fence_t *fence, bool triggers, sp_error_t *err)
@@ -58,11 +67,13 @@ static int read_check(fence_t *fence, bool triggers, sp_error_t *err)
             rc = sp_pg_result_error(result, err);
         else if (n < assign->tables.n)
             rc = check_table(&assign->tables.items[n], result, err);
-        else if (triggers && strtoull(PQgetvalue(result, 0, 0), NULL, 10) != GUARD_TRIGGERS * assign->tables.n)
+        else if (triggers &&
+                 strtoull(PQgetvalue(result, 0, 0), NULL, 10) != GUARD_TRIGGERS * assign->tables.n)
             rc = sp_error_set(err, SP_E_SCHEMA_CHANGED, "a table of the job has lost a guard");
     }
     if (!rc && n != assign->tables.n + 1)
-        rc = sp_error_set(err, SP_E_INTERNAL, "the source answered %zu of %zu checks", n, assign->tables.n + 1);
+        rc = sp_error_set(err, SP_E_INTERNAL, "the source answered %zu of %zu checks", n,
+                          assign->tables.n + 1);
     return rc;
 }
 
@@ -129,7 +140,9 @@ int fence_seal_write(fence_t *fence, sp_error_t *err)
         rc = write_guards(fence, &keeps, err);
     if (!rc)
         rc = sp_ownership_write(fence->a, keyspace, &sealed, err);
-    return rc ? rc : sp_pg_exec(fence->a, "SAVEPOINT shp_lock", err); // fence_lock_take() goes back to it
+    return rc ? rc
+              : sp_pg_exec(fence->a, "SAVEPOINT shp_lock",
+                           err); // fence_lock_take() goes back to it
 }
 
 int fence_seal(fence_t *fence, bool *ret_unknown, sp_error_t *err)

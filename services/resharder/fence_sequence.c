@@ -11,7 +11,7 @@
 enum { HEADROOM = 1000 }; // values that clients may have fetched from the source and not used yet
 
 typedef struct fence_sequence {
-    const char *name;       // quoted
+    const char *name;         // quoted
     follow_sequence_t values; // as the source has it
 } fence_sequence_t;
 
@@ -22,16 +22,21 @@ static int no_memory(sp_error_t *err)
 
 // Owned by a column (serial, identity) or used in a default.
 static const char list_sql[] =
-    "SELECT n.nspname, s.relname, q.seqstart, q.seqincrement, q.seqmin, q.seqmax FROM pg_class s JOIN pg_namespace n ON n.oid = "
-    "s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid WHERE EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass "
-    "AND d.objid = s.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjid = ANY(%s)) OR EXISTS (SELECT "
-    "FROM pg_depend d JOIN pg_attrdef e ON d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid WHERE d.refclassid = "
+    "SELECT n.nspname, s.relname, q.seqstart, q.seqincrement, q.seqmin, q.seqmax FROM pg_class s "
+    "JOIN pg_namespace n ON n.oid = "
+    "s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid WHERE EXISTS (SELECT FROM pg_depend d "
+    "WHERE d.classid = 'pg_class'::regclass "
+    "AND d.objid = s.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND "
+    "d.refobjid = ANY(%s)) OR EXISTS (SELECT "
+    "FROM pg_depend d JOIN pg_attrdef e ON d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid "
+    "WHERE d.refclassid = "
     "'pg_class'::regclass AND d.refobjid = s.oid AND e.adrelid = ANY(%s)) ORDER BY 1, 2";
 
 static int read_list(fence_t *fence, sp_error_t *err)
 {
     PGresult *result = NULL;
-    const char *sql = sp_arena_printf(fence->arena, list_sql, fence->regclasses_sql, fence->regclasses_sql);
+    const char *sql =
+        sp_arena_printf(fence->arena, list_sql, fence->regclasses_sql, fence->regclasses_sql);
     sp_buf_t reads = SP_BUF_INIT;
     int rc = sql ? sp_pg_query(fence->b, sql, 0, NULL, &result, err) : no_memory(err);
     if (rc)
@@ -41,12 +46,14 @@ static int read_list(fence_t *fence, sp_error_t *err)
     for (size_t i = 0; fence->sequences && i < n; i++) {
         fence_sequence_t *s = &fence->sequences[i];
         int row = (int)i;
-        s->name = sp_pg_qualified(fence->arena, sp_str(PQgetvalue(result, row, 0)), sp_str(PQgetvalue(result, row, 1)));
+        s->name = sp_pg_qualified(fence->arena, sp_str(PQgetvalue(result, row, 0)),
+                                  sp_str(PQgetvalue(result, row, 1)));
         s->values.start = strtoll(PQgetvalue(result, row, 2), NULL, 10);
         s->values.increment = strtoll(PQgetvalue(result, row, 3), NULL, 10);
         s->values.min = strtoll(PQgetvalue(result, row, 4), NULL, 10);
         s->values.max = strtoll(PQgetvalue(result, row, 5), NULL, 10);
-        sp_buf_printf(&reads, "%sSELECT %zu, last_value, is_called FROM %s", i ? " UNION ALL " : "", i, s->name ? s->name : "");
+        sp_buf_printf(&reads, "%sSELECT %zu, last_value, is_called FROM %s", i ? " UNION ALL " : "",
+                      i, s->name ? s->name : "");
         if (!s->name)
             reads.failed = true;
     }
@@ -70,7 +77,8 @@ static int read_values(fence_t *fence, sp_error_t *err)
         follow_sequence_t *v = &fence->sequences[at].values;
         v->last = strtoll(PQgetvalue(result, i, 1), NULL, 10);
         v->called = PQgetvalue(result, i, 2)[0] == 't';
-        if (!v->called && v->last != v->start) { // after setval(..., false): that value is the next one
+        if (!v->called &&
+            v->last != v->start) { // after setval(..., false): that value is the next one
             v->last -= v->increment;
             v->called = true;
         }
@@ -79,11 +87,13 @@ static int read_values(fence_t *fence, sp_error_t *err)
     return 0;
 }
 
-static int next_of(const fence_t *fence, size_t target, size_t i, int64_t *ret_increment, int64_t *ret_next, sp_error_t *err)
+static int next_of(const fence_t *fence, size_t target, size_t i, int64_t *ret_increment,
+                   int64_t *ret_next, sp_error_t *err)
 {
     const sp_msg_task_assign_t *assign = fence->f->task->assign;
     int64_t stride = assign->sequence_stride > 0 ? assign->sequence_stride : 1;
-    int rc = follow_sequence_next(&fence->sequences[i].values, stride, assign->targets.items[target].ordinal, HEADROOM, ret_increment,
+    int rc = follow_sequence_next(&fence->sequences[i].values, stride,
+                                  assign->targets.items[target].ordinal, HEADROOM, ret_increment,
                                   ret_next, err);
     return rc ? sp_error_prefix(err, "sequence %s", fence->sequences[i].name) : 0;
 }
@@ -98,9 +108,12 @@ static int read_increments(fence_t *fence, size_t target, int64_t *increments, s
         sp_buf_printf(&sql, "%s(%zu, %s::regclass)", i ? ", " : "", i, literal ? literal : "NULL");
     }
     sp_buf_addz(&sql, ") v(i, r) JOIN pg_sequence q ON q.seqrelid = v.r");
-    int rc = sql.failed ? no_memory(err) : sp_pg_query(fence->admins[target], sp_buf_cstr(&sql), 0, NULL, &result, err);
+    int rc = sql.failed
+                 ? no_memory(err)
+                 : sp_pg_query(fence->admins[target], sp_buf_cstr(&sql), 0, NULL, &result, err);
     for (int i = 0; !rc && i < PQntuples(result); i++)
-        increments[strtoull(PQgetvalue(result, i, 0), NULL, 10) % fence->n_sequences] = strtoll(PQgetvalue(result, i, 1), NULL, 10);
+        increments[strtoull(PQgetvalue(result, i, 0), NULL, 10) % fence->n_sequences] =
+            strtoll(PQgetvalue(result, i, 1), NULL, 10);
     PQclear(result);
     sp_buf_free(&sql);
     return rc;
@@ -117,11 +130,13 @@ static int set_increments(fence_t *fence, size_t target, sp_error_t *err)
         int64_t increment = 0, next = 0;
         rc = next_of(fence, target, i, &increment, &next, err);
         if (!rc && increment != increments[i])
-            sp_buf_printf(&sql, "; ALTER SEQUENCE %s INCREMENT BY %" PRId64, fence->sequences[i].name, increment);
+            sp_buf_printf(&sql, "; ALTER SEQUENCE %s INCREMENT BY %" PRId64,
+                          fence->sequences[i].name, increment);
     }
     sp_buf_addz(&sql, "; COMMIT");
     if (!rc)
-        rc = sql.failed ? no_memory(err) : sp_pg_exec(fence->admins[target], sp_buf_cstr(&sql), err);
+        rc =
+            sql.failed ? no_memory(err) : sp_pg_exec(fence->admins[target], sp_buf_cstr(&sql), err);
     sp_buf_free(&sql);
     return rc;
 }
@@ -140,22 +155,29 @@ static int stride_source(fence_t *fence, size_t i, sp_error_t *err)
         return no_memory(err);
     s->values.called = true;
     s->values.last = s->values.start;
-    int rc = follow_sequence_next(&s->values, stride, task->source.ordinal, 0, &increment, &next, err);
+    int rc =
+        follow_sequence_next(&s->values, stride, task->source.ordinal, 0, &increment, &next, err);
     if (!rc)
-        rc = sp_pg_execf(fence->a, err, "BEGIN; ALTER SEQUENCE %s INCREMENT BY %" PRId64, s->name, increment);
+        rc = sp_pg_execf(fence->a, err, "BEGIN; ALTER SEQUENCE %s INCREMENT BY %" PRId64, s->name,
+                         increment);
     if (!rc)
         rc = sp_pg_value(fence->a, sql, 0, NULL, text, sizeof text, NULL, err);
     s->values.last = rc ? 0 : strtoll(text, NULL, 10);
     if (!rc)
-        rc = follow_sequence_next(&s->values, stride, task->source.ordinal, 0, &increment, &next, err);
-    return rc ? rc : sp_pg_execf(fence->a, err, "SELECT setval(%s, %" PRId64 ", false); COMMIT", literal, next);
+        rc = follow_sequence_next(&s->values, stride, task->source.ordinal, 0, &increment, &next,
+                                  err);
+    return rc ? rc
+              : sp_pg_execf(fence->a, err, "SELECT setval(%s, %" PRId64 ", false); COMMIT", literal,
+                            next);
 }
 
 static int stride_all_of_source(fence_t *fence, sp_error_t *err)
 {
     const sp_msg_task_assign_t *assign = fence->f->task->assign;
     bool any = false;
-    for (size_t i = 0; i < fence->n_sequences && assign->source_bounds_after.n > 0 && assign->sequence_stride > 1; i++) {
+    for (size_t i = 0;
+         i < fence->n_sequences && assign->source_bounds_after.n > 0 && assign->sequence_stride > 1;
+         i++) {
         if (fence->sequences[i].values.increment % assign->sequence_stride == 0)
             continue;
         int rc = stride_source(fence, i, err);
@@ -195,17 +217,22 @@ static int send_next(fence_t *fence, size_t target, sp_error_t *err)
     for (size_t i = 0; i < fence->n_sequences && !rc; i++) {
         int64_t increment = 0, next = 0;
         rc = next_of(fence, target, i, &increment, &next, err);
-        const char *name = fence->sequences[i].name, *literal = sp_pg_literal(fence->arena, sp_str(name));
+        const char *name = fence->sequences[i].name,
+                   *literal = sp_pg_literal(fence->arena, sp_str(name));
         bool down = increment < 0;
         sp_buf_printf(&sql,
-                      "%sSELECT setval(%s::regclass, %" PRId64 ", false) FROM %s WHERE last_value %s %" PRId64 " OR (NOT is_called AND last_value = %" PRId64 ")",
-                      i ? " UNION ALL " : "", literal ? literal : "NULL", next, name, down ? ">" : "<", next, next);
+                      "%sSELECT setval(%s::regclass, %" PRId64
+                      ", false) FROM %s WHERE last_value %s %" PRId64
+                      " OR (NOT is_called AND last_value = %" PRId64 ")",
+                      i ? " UNION ALL " : "", literal ? literal : "NULL", next, name,
+                      down ? ">" : "<", next, next);
     }
     if (!rc && sql.failed)
         rc = no_memory(err);
     PGconn *conn = sp_pg_conn(fence->admins[target]);
     if (!rc && (!PQsendQuery(conn, sp_buf_cstr(&sql)) || PQflush(conn) < 0))
-        rc = sp_error_set(err, SP_E_PG_CONNECTION, "shard %s was lost while its sequences were set", fence->f->task->targets[target].shard_id);
+        rc = sp_error_set(err, SP_E_PG_CONNECTION, "shard %s was lost while its sequences were set",
+                          fence->f->task->targets[target].shard_id);
     sp_buf_free(&sql);
     return rc;
 }

@@ -28,66 +28,67 @@ typedef struct follow_standby {
 
 // Snapshots on which a verification compares; they outlive a reconnect of the stream.
 typedef struct follow_point {
-    bool wanted;          // validate_point came, not done yet
-    int64_t retry_ms;     // monotonic: not before
-    sp_pg_t *source;      // walsender that exports the source's snapshot
-    sp_pg_t **targets;    // transactions that export the targets'
-    char (*names)[128];   // their snapshots
-    sp_lsn_t lsn;         // X
-    char snapshot[128];   // the source's
+    bool wanted;        // validate_point came, not done yet
+    int64_t retry_ms;   // monotonic: not before
+    sp_pg_t *source;    // walsender that exports the source's snapshot
+    sp_pg_t **targets;  // transactions that export the targets'
+    char (*names)[128]; // their snapshots
+    sp_lsn_t lsn;       // X
+    char snapshot[128]; // the source's
 } follow_point_t;
 
 typedef struct follow {
-    task_t *task;             // borrowed
-    const char *job_id;       // of the task's arena
-    follow_plan_t plan;       // tables and arcs
-    bool planned;             // plan is there
-    int timeline;             // the source's, as first identified; 0 before
-    sp_arena_t *message;      // of one message
+    task_t *task;        // borrowed
+    const char *job_id;  // of the task's arena
+    follow_plan_t plan;  // tables and arcs
+    bool planned;        // plan is there
+    int timeline;        // the source's, as first identified; 0 before
+    sp_arena_t *message; // of one message
 
     // A session: from a connection of the stream to its loss.
-    sp_arena_t *session;      // relations and statements
-    sp_pg_t *stream;          // walsender
-    sp_pg_t *sql;             // to the source, apply role: lag, markers
-    sp_pg_t **sides;          // to the targets, apply role: standbys, nonces
-    lane_t **lanes;           // one a target
+    sp_arena_t *session;          // relations and statements
+    sp_pg_t *stream;              // walsender
+    sp_pg_t *sql;                 // to the source, apply role: lag, markers
+    sp_pg_t **sides;              // to the targets, apply role: standbys, nonces
+    lane_t **lanes;               // one a target
     follow_relation_t *relations; // of the stream
-    unsigned n_shapes;        // numbers given out
+    unsigned n_shapes;            // numbers given out
 
     // Where the stream stands.
-    bool in_tx;               // between BEGIN and COMMIT
-    sp_pgo_message_t begin;   // of the transaction that runs
-    bool held;                // `begin` waits: its commit lies at or behind stop_at
-    sp_lsn_t stop_at;         // take no transaction from here on; 0: none
-    sp_lsn_t processed;       // everything before has been sent to the lanes (or was none of theirs)
-    sp_lsn_t *positions;      // a lane each: everything before is durable or was none of its
-    uint64_t *receivers;      // a lane each, bits: lanes that must commit before it, because they hold rows that it deletes
-    bool commit_now;          // the running transaction ends its target transactions
-    const char *marker;       // content awaited, NULL none
-    bool marker_seen;         // and committed by the source
-    sp_lsn_t marker_lsn;      // end of its commit record
-    int64_t moved_ms;         // monotonic, last touch of idle lanes
-    bool turn_failed;         // a turn or a commit failed: the session is broken
+    bool in_tx;             // between BEGIN and COMMIT
+    sp_pgo_message_t begin; // of the transaction that runs
+    bool held;              // `begin` waits: its commit lies at or behind stop_at
+    sp_lsn_t stop_at;       // take no transaction from here on; 0: none
+    sp_lsn_t processed;     // everything before has been sent to the lanes (or was none of theirs)
+    sp_lsn_t *positions;    // a lane each: everything before is durable or was none of its
+    uint64_t *
+        receivers; // a lane each, bits: lanes that must commit before it, because they hold rows that it deletes
+    bool commit_now;     // the running transaction ends its target transactions
+    const char *marker;  // content awaited, NULL none
+    bool marker_seen;    // and committed by the source
+    sp_lsn_t marker_lsn; // end of its commit record
+    int64_t moved_ms;    // monotonic, last touch of idle lanes
+    bool turn_failed;    // a turn or a commit failed: the session is broken
 
     // Reports.
-    int64_t rows_before;      // rows of earlier sessions
-    int64_t ticked_ms;        // monotonic, last report
-    int64_t fed_ms;           // monotonic, last feedback
-    sp_lsn_t confirmed;       // told to the source
-    sp_lsn_t insert_lsn;      // of the source, last read
+    int64_t rows_before;                     // rows of earlier sessions
+    int64_t ticked_ms;                       // monotonic, last report
+    int64_t fed_ms;                          // monotonic, last feedback
+    sp_lsn_t confirmed;                      // told to the source
+    sp_lsn_t insert_lsn;                     // of the source, last read
     follow_sample_t samples[FOLLOW_SAMPLES]; // ring
-    size_t n_samples;         // ever taken
-    follow_standby_t *standbys; // a target each
-    char detail[512];         // for people; "" none
+    size_t n_samples;                        // ever taken
+    follow_standby_t *standbys;              // a target each
+    char detail[512];                        // for people; "" none
 
     // Controls.
-    follow_point_t point;     // validation
+    follow_point_t point;                                   // validation
     const sp_msg_task_control_t *controls[FOLLOW_CONTROLS]; // not handled yet
-    size_t n_controls;        // count
-    sp_arena_t *control_arena[FOLLOW_CONTROLS]; // of each
-    sp_msg_task_update_t fence; // the fence's part of every update
-    char marker_text[SP_LSN_TEXT]; // in `fence`
-    char fence_detail[1024];  // in `fence`
+    size_t n_controls;                                      // count
+    sp_arena_t *control_arena[FOLLOW_CONTROLS];             // of each
+    sp_msg_task_update_t fence;                             // the fence's part of every update
+    char marker_text[SP_LSN_TEXT];                          // in `fence`
+    char fence_detail[1024];                                // in `fence`
 } follow_t;
 
 // ---- follow_session.c
@@ -106,27 +107,29 @@ bool follow_has_open(const follow_t *f); // any lane has an open transaction
 // One turn: waits up to timeout_ms for the stream (unless it is held), the lanes, a control message or `extra_fd` (-1 none), then pumps,
 // takes, ends transactions that are due, reports. What the fence and the validation wait in.
 int follow_turn(follow_t *f, int timeout_ms, int extra_fd, sp_error_t *err);
-int64_t follow_open_ms(const follow_t *f); // age of the oldest open transaction of the lanes; -1: none is open
+int64_t follow_open_ms(
+    const follow_t *f); // age of the oldest open transaction of the lanes; -1: none is open
 // Waits until all lanes have answered everything.
 int follow_settle(follow_t *f, sp_error_t *err);
 // The same for one lane.
 int follow_settle_lane(follow_t *f, size_t lane, bool until_empty, sp_error_t *err);
 
 // ---- follow_report.c
-int follow_tick(follow_t *f, sp_error_t *err);          // feedback, lag, update: when they are due
+int follow_tick(follow_t *f, sp_error_t *err); // feedback, lag, update: when they are due
 int follow_feedback(follow_t *f, bool now, sp_error_t *err);
-int follow_tell(follow_t *f, sp_error_t *err);          // an update at once
-void follow_beat(follow_t *f);                          // an update when one is due; also without a session
-void follow_say(follow_t *f, const char *detail);       // for people; copied
+int follow_tell(follow_t *f, sp_error_t *err); // an update at once
+void follow_beat(follow_t *f);                 // an update when one is due; also without a session
+void follow_say(follow_t *f, const char *detail); // for people; copied
 
 // ---- follow_point.c
-int follow_point_make(follow_t *f, sp_error_t *err);    // blocks for the slot, then turns until the lanes are there
+int follow_point_make(follow_t *f,
+                      sp_error_t *err); // blocks for the slot, then turns until the lanes are there
 void follow_point_release(follow_t *f);
 
 // ---- follow_control.c
-void follow_receive(follow_t *f);                       // reads waiting control messages
+void follow_receive(follow_t *f); // reads waiting control messages
 // Handles them. The session may be down (`lanes` NULL): then a fence is lifted at once.
 int follow_obey(follow_t *f, sp_error_t *err);
-bool follow_lift_wanted(follow_t *f, int64_t attempt);  // a lift for that attempt waits; takes it
+bool follow_lift_wanted(follow_t *f, int64_t attempt); // a lift for that attempt waits; takes it
 
 #endif

@@ -90,8 +90,9 @@ static int open_room(follow_t *f, size_t lane, sp_error_t *err)
     return lane_is_full(f->lanes[lane]) ? follow_settle_lane(f, lane, false, err) : 0;
 }
 
-static int send(follow_t *f, size_t lane, follow_relation_t *r, shape_kind_t kind, const unsigned char *set, const sp_pgo_tuple_t *row,
-                const sp_pgo_tuple_t *where, sp_error_t *err)
+static int send(follow_t *f, size_t lane, follow_relation_t *r, shape_kind_t kind,
+                const unsigned char *set, const sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where,
+                sp_error_t *err)
 {
     const follow_shape_t *shape = NULL;
     if (lane_skips(f, lane))
@@ -103,7 +104,8 @@ static int send(follow_t *f, size_t lane, follow_relation_t *r, shape_kind_t kin
 }
 
 // All columns have values: whole rows only.
-static int send_insert(follow_t *f, size_t lane, follow_relation_t *r, const sp_pgo_tuple_t *row, sp_error_t *err)
+static int send_insert(follow_t *f, size_t lane, follow_relation_t *r, const sp_pgo_tuple_t *row,
+                       sp_error_t *err)
 {
     unsigned char *all = sp_arena_alloc(f->message, (size_t)r->n + 1, 1);
     if (!all)
@@ -111,18 +113,21 @@ static int send_insert(follow_t *f, size_t lane, follow_relation_t *r, const sp_
     memset(all, 1, (size_t)r->n);
     for (int i = 0; i < r->n; i++)
         if (row->columns[i].kind == 'u')
-            return sp_error_set(err, SP_E_MALFORMED, "an inserted row of %s lacks column %s", r->table->qualified, r->columns[i].name);
+            return sp_error_set(err, SP_E_MALFORMED, "an inserted row of %s lacks column %s",
+                                r->table->qualified, r->columns[i].name);
     return send(f, lane, r, SHAPE_INSERT, all, row, NULL, err);
 }
 
-static int send_update(follow_t *f, size_t lane, follow_relation_t *r, const sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where, sp_error_t *err)
+static int send_update(follow_t *f, size_t lane, follow_relation_t *r, const sp_pgo_tuple_t *row,
+                       const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     unsigned char *set = sp_arena_alloc(f->message, (size_t)r->n + 1, 1);
     int n = 0;
     if (!set)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a row");
     for (int i = 0; i < r->n; i++)
-        n += set[i] = row->columns[i].kind != 'u' && !r->fixed[i]; // unchanged TOAST: the target's value stays
+        n += set[i] = row->columns[i].kind != 'u' &&
+                      !r->fixed[i]; // unchanged TOAST: the target's value stays
     return n == 0 ? 0 : send(f, lane, r, SHAPE_UPDATE, set, row, where, err);
 }
 
@@ -135,22 +140,26 @@ static bool lacks_toast(const follow_relation_t *r, const sp_pgo_tuple_t *row)
 }
 
 // Fills the unchanged columns of `row` from a result that has all columns, in text.
-static int fill(follow_t *f, const follow_relation_t *r, sp_pgo_tuple_t *row, const PGresult *from, sp_error_t *err)
+static int fill(follow_t *f, const follow_relation_t *r, sp_pgo_tuple_t *row, const PGresult *from,
+                sp_error_t *err)
 {
     for (int i = 0; i < r->n; i++) {
         if (row->columns[i].kind != 'u')
             continue;
         bool null = PQgetisnull(from, 0, i);
-        sp_str_t copy = sp_arena_str(f->message, (sp_str_t){PQgetvalue(from, 0, i), (size_t)PQgetlength(from, 0, i)});
+        sp_str_t copy = sp_arena_str(f->message, (sp_str_t){PQgetvalue(from, 0, i),
+                                                            (size_t)PQgetlength(from, 0, i)});
         if (!null && !copy.ptr)
-            return sp_error_set(err, SP_E_OUT_OF_MEMORY, "a row of %s does not fit", r->table->qualified);
+            return sp_error_set(err, SP_E_OUT_OF_MEMORY, "a row of %s does not fit",
+                                r->table->qualified);
         row->columns[i] = (sp_pgo_datum_t){null ? 'n' : 't', null ? NULL : copy.ptr, (int)copy.len};
     }
     return 0;
 }
 
 // From the old owner, inside the transaction that deletes it there.
-static int fill_from_lane(follow_t *f, size_t from, follow_relation_t *r, sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where, sp_error_t *err)
+static int fill_from_lane(follow_t *f, size_t from, follow_relation_t *r, sp_pgo_tuple_t *row,
+                          const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     const follow_shape_t *shape = NULL;
     int rc = open_room(f, from, err);
@@ -166,7 +175,8 @@ static int fill_from_lane(follow_t *f, size_t from, follow_relation_t *r, sp_pgo
     if (result && PQntuples(result) == 1)
         return fill(f, r, row, result, err);
     char text[160];
-    sp_error_set(err, SP_E_VALIDATION_FAILED, "%s moves with values that are not in the stream, and shard %s has no such row",
+    sp_error_set(err, SP_E_VALIDATION_FAILED,
+                 "%s moves with values that are not in the stream, and shard %s has no such row",
                  follow_row_text(r, row, text, sizeof text), f->task->targets[from].shard_id);
     task_retryable(err, false);
     return SP_E_VALIDATION_FAILED;
@@ -182,20 +192,26 @@ static int await_visible(follow_t *f, sp_error_t *err)
     int64_t until = sp_clock_mono_ms() + VISIBLE_MS;
     for (;;) {
         int rc = sp_pg_value(f->sql,
-                             "SELECT ((pg_snapshot_xmax(s)::text::numeric - $1::numeric) % 4294967296) BETWEEN 1 AND 2147483647 AND NOT EXISTS "
-                             "(SELECT FROM pg_snapshot_xip(s) x WHERE x::text::numeric % 4294967296 = $1::numeric) "
+                             "SELECT ((pg_snapshot_xmax(s)::text::numeric - $1::numeric) % "
+                             "4294967296) BETWEEN 1 AND 2147483647 AND NOT EXISTS "
+                             "(SELECT FROM pg_snapshot_xip(s) x WHERE x::text::numeric % "
+                             "4294967296 = $1::numeric) "
                              "FROM pg_current_snapshot() s",
                              1, params, seen, sizeof seen, NULL, err);
         if (rc || seen[0] == 't')
             return rc;
         if (sp_clock_until_ms(until) == 0)
-            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "the source has written the commit of transaction %s and does not show it", xid);
+            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED,
+                                "the source has written the commit of transaction %s and does not "
+                                "show it",
+                                xid);
         sp_clock_sleep_ms(1);
     }
 }
 
 // From the source as it is now, by the row's new identity. *ret_found false: it has no such row any more.
-static int fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, bool *ret_found, sp_error_t *err)
+static int fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, bool *ret_found,
+                            sp_error_t *err)
 {
     const follow_shape_t *shape = NULL;
     const char *values[32];
@@ -216,7 +232,8 @@ static int fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *r
         formats[n++] = d->kind == 'b';
     }
     // A plain libpq call: it carries binary parameters, and the source answers in a moment.
-    PGresult *result = PQexecParams(sp_pg_conn(f->sql), shape->sql, n, NULL, values, lengths, formats, 0);
+    PGresult *result =
+        PQexecParams(sp_pg_conn(f->sql), shape->sql, n, NULL, values, lengths, formats, 0);
     *ret_found = false;
     if (PQresultStatus(result) != PGRES_TUPLES_OK)
         rc = sp_pg_result_error(result, err);
@@ -229,11 +246,14 @@ static int fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *r
 // Where the source keeps arcs, rows come from there with values that no target has: they are read from the source as it is now. If the
 // value has changed since, the stream brings the change and overwrites it. If the row is gone or has another identity since, the stream
 // brings that too, so a placeholder does until then: each new identity makes the row be read again, up to the last one, under which the
-// source holds it until its end. So a row is right once the stream is applied. See docs/adr/0010.
-static int fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where, sp_error_t *err)
+// source holds it until its end. So a row is right once the stream is applied. See docs/adr/0007.
+static int fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tuple_t *row,
+                        const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     bool found = false;
-    int rc = f->plan.source_keeps || from == FOLLOW_NOBODY ? fill_from_source(f, r, row, &found, err) : 0;
+    int rc = f->plan.source_keeps || from == FOLLOW_NOBODY
+                 ? fill_from_source(f, r, row, &found, err)
+                 : 0;
     if (rc || found)
         return rc;
     if (from != FOLLOW_NOBODY)
@@ -241,13 +261,16 @@ static int fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tupl
     for (int i = 0; i < r->n; i++) {
         const char *z = r->placeholders[i];
         if (row->columns[i].kind == 'u')
-            row->columns[i] = (sp_pgo_datum_t){z ? 't' : 'n', z ? sp_arena_strz(f->message, z) : NULL, z ? (int)strlen(z) : 0};
+            row->columns[i] =
+                (sp_pgo_datum_t){z ? 't' : 'n', z ? sp_arena_strz(f->message, z) : NULL,
+                                 z ? (int)strlen(z) : 0};
     }
     return 0;
 }
 
 // The row leaves one place and comes to another; both may be the same lane (a changed GENERATED ALWAYS identity).
-static int move(follow_t *f, int from, int to, follow_relation_t *r, sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where, sp_error_t *err)
+static int move(follow_t *f, int from, int to, follow_relation_t *r, sp_pgo_tuple_t *row,
+                const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     int rc = 0;
     bool arrives = to != FOLLOW_NOBODY && !lane_skips(f, (size_t)to);
@@ -266,27 +289,33 @@ static int move(follow_t *f, int from, int to, follow_relation_t *r, sp_pgo_tupl
 }
 
 // Identity columns that are unchanged and out of line come as 'u' in the new row; the old one holds their value.
-static void complete_identity(const follow_relation_t *r, sp_pgo_tuple_t *row, const sp_pgo_tuple_t *old)
+static void complete_identity(const follow_relation_t *r, sp_pgo_tuple_t *row,
+                              const sp_pgo_tuple_t *old)
 {
     for (int i = 0; i < r->n; i++)
-        if (row->columns[i].kind == 'u' && r->columns[i].key && old->columns[i].kind != 'n' && old->columns[i].kind != 'u')
+        if (row->columns[i].kind == 'u' && r->columns[i].key && old->columns[i].kind != 'n' &&
+            old->columns[i].kind != 'u')
             row->columns[i] = old->columns[i];
 }
 
 static bool same_datum(const sp_pgo_datum_t *a, const sp_pgo_datum_t *b)
 {
-    return a->kind == b->kind && a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, (size_t)a->len) == 0);
+    return a->kind == b->kind && a->len == b->len &&
+           (a->len == 0 || memcmp(a->data, b->data, (size_t)a->len) == 0);
 }
 
-static bool identity_changed(const follow_relation_t *r, const sp_pgo_tuple_t *row, const sp_pgo_tuple_t *old, bool only_fixed)
+static bool identity_changed(const follow_relation_t *r, const sp_pgo_tuple_t *row,
+                             const sp_pgo_tuple_t *old, bool only_fixed)
 {
     for (int i = 0; i < r->n; i++)
-        if (r->identify[i] && (!only_fixed || r->fixed[i]) && !same_datum(&row->columns[i], &old->columns[i]))
+        if (r->identify[i] && (!only_fixed || r->fixed[i]) &&
+            !same_datum(&row->columns[i], &old->columns[i]))
             return true;
     return false;
 }
 
-static int owner_of(const follow_t *f, const follow_relation_t *r, const sp_pgo_tuple_t *row, int *ret_owner, sp_error_t *err)
+static int owner_of(const follow_t *f, const follow_relation_t *r, const sp_pgo_tuple_t *row,
+                    int *ret_owner, sp_error_t *err)
 {
     int64_t hash = 0;
     int rc = follow_key_hash(r, &row->columns[r->key], &hash, err);
@@ -331,7 +360,8 @@ static int take_change(follow_t *f, sp_pgo_message_t *m, sp_error_t *err)
         r = r->next;
     const sp_pgo_tuple_t *whole = m->kind == SP_PGO_DELETE ? &m->old_row : &m->new_row;
     if (!r || !f->in_tx || whole->n != r->n || (m->old_kind && m->old_row.n != r->n))
-        return sp_error_set(err, SP_E_MALFORMED, "the stream carries a change that does not fit its relation");
+        return sp_error_set(err, SP_E_MALFORMED,
+                            "the stream carries a change that does not fit its relation");
     if (follow_in_copy(f->begin.final_lsn, r->table->start_lsn))
         return 0;
     if (m->kind == SP_PGO_UPDATE)
@@ -368,7 +398,8 @@ static bool any_big(const follow_t *f)
 static int take_commit(follow_t *f, const sp_pgo_message_t *m, sp_error_t *err)
 {
     if (!f->in_tx || m->final_lsn != f->begin.final_lsn)
-        return sp_error_set(err, SP_E_MALFORMED, "the stream ends a transaction that it did not begin");
+        return sp_error_set(err, SP_E_MALFORMED,
+                            "the stream ends a transaction that it did not begin");
     for (size_t i = 0; i < f->plan.n_targets; i++)
         if (lane_is_open(f->lanes[i]) && !lane_skips(f, i))
             lane_reached(f->lanes[i], m->end_lsn, m->commit_us);
@@ -376,14 +407,20 @@ static int take_commit(follow_t *f, const sp_pgo_message_t *m, sp_error_t *err)
     f->processed = m->end_lsn;
     if (f->marker && f->marker_seen)
         f->marker_lsn = m->end_lsn;
-    bool now = f->commit_now || f->marker_lsn != 0 || any_big(f) || follow_open_ms(f) >= FOLLOW_GROUP_MS;
+    bool now =
+        f->commit_now || f->marker_lsn != 0 || any_big(f) || follow_open_ms(f) >= FOLLOW_GROUP_MS;
     f->commit_now = false;
     return now ? follow_commit(f, err) : 0;
 }
 
 static int take_relation(follow_t *f, const sp_pgo_message_t *m, sp_error_t *err)
 {
-    follow_relation_t *r = NULL;
+    follow_relation_t *r = f->relations;
+    while (r && r->oid != m->relation)
+        r = r->next;
+    if (r && follow_relation_same(r, m))
+        return 0;
+    r = NULL;
     int rc = follow_relation_make(&f->plan, m, f->session, &r, err);
     if (rc)
         return rc;
@@ -397,7 +434,8 @@ static int take_message(follow_t *f, const sp_pgo_message_t *m)
     if (!m->transactional) {
         if (!f->in_tx && m->message_lsn > f->processed)
             f->processed = m->message_lsn;
-    } else if (f->marker && strcmp(m->prefix, "shardplane") == 0 && m->content_len == strlen(f->marker) &&
+    } else if (f->marker && strcmp(m->prefix, "shardplane") == 0 &&
+               m->content_len == strlen(f->marker) &&
                memcmp(m->content, f->marker, m->content_len) == 0) {
         f->marker_seen = true;
     }
@@ -421,11 +459,14 @@ static int dispatch(follow_t *f, sp_pgo_message_t *m, sp_error_t *err)
     case SP_PGO_DELETE:
         return take_change(f, m, err);
     case SP_PGO_TRUNCATE:
-        return sp_error_set(err, SP_E_SCHEMA_CHANGED, "a table of the job was truncated on the source while it was being followed");
+        return sp_error_set(err, SP_E_SCHEMA_CHANGED,
+                            "a table of the job was truncated on the source while it was being "
+                            "followed");
     case SP_PGO_MESSAGE:
         return take_message(f, m);
     }
-    return sp_error_set(err, SP_E_UNSUPPORTED_VERSION, "the stream carries a message that is not known");
+    return sp_error_set(err, SP_E_UNSUPPORTED_VERSION,
+                        "the stream carries a message that is not known");
 }
 
 static int take_data(follow_t *f, const sp_repl_message_t *data, sp_error_t *err)

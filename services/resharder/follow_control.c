@@ -11,7 +11,8 @@ static void drop_control(follow_t *f, size_t at)
     sp_arena_destroy(&f->control_arena[at]);
     f->n_controls--;
     memmove(&f->controls[at], &f->controls[at + 1], (f->n_controls - at) * sizeof f->controls[0]);
-    memmove(&f->control_arena[at], &f->control_arena[at + 1], (f->n_controls - at) * sizeof f->control_arena[0]);
+    memmove(&f->control_arena[at], &f->control_arena[at + 1],
+            (f->n_controls - at) * sizeof f->control_arena[0]);
     f->control_arena[f->n_controls] = NULL;
 }
 
@@ -42,8 +43,9 @@ bool follow_lift_wanted(follow_t *f, int64_t attempt)
 // A fence that is not sealed is lifted already: it never outlives its verb. What was sealed stays sealed.
 static void answer_lift(follow_t *f, int64_t attempt)
 {
-    if (f->fence.fence_attempt == attempt && (f->fence.fence == SP_FENCE_STATE_SEALED || f->fence.fence == SP_FENCE_STATE_OPENED ||
-                                              f->fence.fence == SP_FENCE_STATE_UNKNOWN))
+    if (f->fence.fence_attempt == attempt &&
+        (f->fence.fence == SP_FENCE_STATE_SEALED || f->fence.fence == SP_FENCE_STATE_OPENED ||
+         f->fence.fence == SP_FENCE_STATE_UNKNOWN))
         return;
     fence_set_lifted(f, attempt, "the manager gave it up");
 }
@@ -51,10 +53,12 @@ static void answer_lift(follow_t *f, int64_t attempt)
 static int obey_fence(follow_t *f, const sp_msg_task_control_t *control, sp_error_t *err)
 {
     // The same verb again, e.g. after a reconnect: the first answer stands.
-    if (f->fence.has_fence && f->fence.fence_attempt == control->attempt && f->fence.fence != SP_FENCE_STATE_NONE)
+    if (f->fence.has_fence && f->fence.fence_attempt == control->attempt &&
+        f->fence.fence != SP_FENCE_STATE_NONE)
         return 0;
     if (!f->lanes) {
-        fence_set_lifted(f, control->attempt, f->detail[0] ? f->detail : "the follower is not connected");
+        fence_set_lifted(f, control->attempt,
+                         f->detail[0] ? f->detail : "the follower is not connected");
         return 0;
     }
     return fence_run(f, control, err);
@@ -91,7 +95,8 @@ int follow_obey(follow_t *f, sp_error_t *err)
         sp_arena_t *arena = f->control_arena[0];
         f->control_arena[0] = NULL;
         drop_control(f, 0); // before: a fence looks for its lift in the rest
-        sp_log(SP_LOG_INFO, "FOLLOW-VERB", "job", f->job_id, "verb", sp_enum_name(&sp_enum_task_verb, control->verb), "attempt",
+        sp_log(SP_LOG_INFO, "FOLLOW-VERB", "job", f->job_id, "verb",
+               sp_enum_name(&sp_enum_task_verb, control->verb), "attempt",
                sp_log_fmt("%lld", (long long)control->attempt), NULL);
         int rc = obey_one(f, control, err);
         sp_arena_destroy(&arena);

@@ -19,7 +19,8 @@ enum {
 };
 
 // Polls; true in *ret_stream when the stream has something.
-static int wait_for(follow_t *f, bool stream, int timeout_ms, int extra_fd, bool *ret_stream, sp_error_t *err)
+static int wait_for(follow_t *f, bool stream, int timeout_ms, int extra_fd, bool *ret_stream,
+                    sp_error_t *err)
 {
     struct pollfd p[POLLED];
     nfds_t n = 0;
@@ -107,7 +108,9 @@ int follow_turn(follow_t *f, int timeout_ms, int extra_fd, sp_error_t *err)
     int64_t age = follow_open_ms(f);
     int wait_ms = timeout_ms < TURN_MS ? timeout_ms : TURN_MS;
     if (age >= 0 && !f->in_tx)
-        wait_ms = age >= FOLLOW_GROUP_MS ? 0 : FOLLOW_GROUP_MS - age < wait_ms ? (int)(FOLLOW_GROUP_MS - age) : wait_ms;
+        wait_ms = age >= FOLLOW_GROUP_MS            ? 0
+                  : FOLLOW_GROUP_MS - age < wait_ms ? (int)(FOLLOW_GROUP_MS - age)
+                                                    : wait_ms;
     // What libpq has read already does not show on the socket.
     int rc = f->held ? 0 : follow_take(f, &more, err);
     if (!rc)
@@ -192,14 +195,17 @@ int task_follow(task_t *task, sp_msg_task_update_t *result, sp_error_t *err)
     f->task = task;
     f->job_id = sp_arena_cstr(task->arena, task->assign->job_id);
     f->message = sp_arena_new(0);
-    int rc = f->job_id && f->message ? follow_run(f, &fault) : sp_error_set(&fault, SP_E_OUT_OF_MEMORY, "no memory for the follower");
+    int rc = f->job_id && f->message
+                 ? follow_run(f, &fault)
+                 : sp_error_set(&fault, SP_E_OUT_OF_MEMORY, "no memory for the follower");
     follow_point_release(f);
     for (size_t i = 0; i < f->n_controls; i++)
         sp_arena_destroy(&f->control_arena[i]);
     sp_arena_destroy(&f->message);
     result->rows_applied = f->rows_before;
     result->has_rows_applied = true;
-    sp_log(rc == SP_E_CANCELLED ? SP_LOG_INFO : SP_LOG_ERROR, "FOLLOW-ENDED", "job", f->job_id, "error", fault.text, NULL);
+    sp_log(rc == SP_E_CANCELLED ? SP_LOG_INFO : SP_LOG_ERROR, "FOLLOW-ENDED", "job", f->job_id,
+           "error", fault.text, NULL);
     if (err)
         *err = fault;
     return rc;

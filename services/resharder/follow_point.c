@@ -34,7 +34,8 @@ static int make_slot(follow_t *f, sp_lsn_t *ret_lsn, sp_error_t *err)
     snprintf(name, sizeof name, "shp_%.20s_v_%s", f->job_id, random);
     int rc = task_connect(f->task, &f->task->source.apply, &options, &f->point.source, err);
     if (!rc)
-        rc = sp_repl_create_slot(f->point.source, name, true, true, ret_lsn, f->point.snapshot, sizeof f->point.snapshot, err);
+        rc = sp_repl_create_slot(f->point.source, name, true, true, ret_lsn, f->point.snapshot,
+                                 sizeof f->point.snapshot, err);
     return rc;
 }
 
@@ -45,7 +46,8 @@ static int nudge(follow_t *f, sp_error_t *err)
     snprintf(content, sizeof content, "%s/point", f->job_id);
     const char *params[] = {content};
     PGresult *result = NULL;
-    int rc = sp_pg_query(f->sql, "SELECT pg_logical_emit_message(true, 'shardplane', $1)", 1, params, &result, err);
+    int rc = sp_pg_query(f->sql, "SELECT pg_logical_emit_message(true, 'shardplane', $1)", 1,
+                         params, &result, err);
     PQclear(result);
     return rc;
 }
@@ -55,7 +57,9 @@ static int reach(follow_t *f, sp_error_t *err)
     int64_t until = sp_clock_mono_ms() + REACH_MS;
     while (!f->held && (f->in_tx || f->processed < f->stop_at)) {
         if (sp_clock_until_ms(until) == 0)
-            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "the targets did not come as far as the validation point in %d s", REACH_MS / 1000);
+            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED,
+                                "the targets did not come as far as the validation point in %d s",
+                                REACH_MS / 1000);
         int rc = follow_turn(f, 20, -1, err);
         if (rc)
             return rc;
@@ -68,12 +72,14 @@ static int export_target(follow_t *f, size_t i, sp_error_t *err)
     follow_point_t *p = &f->point;
     int rc = task_connect(f->task, &f->task->targets[i].apply, NULL, &p->targets[i], err);
     if (!rc)
-        rc = sp_pg_exec(p->targets[i],
-                        "SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; "
-                        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-                        err);
+        rc =
+            sp_pg_exec(p->targets[i],
+                       "SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; "
+                       "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+                       err);
     if (!rc)
-        rc = sp_pg_value(p->targets[i], "SELECT pg_export_snapshot()", 0, NULL, p->names[i], sizeof p->names[i], NULL, err);
+        rc = sp_pg_value(p->targets[i], "SELECT pg_export_snapshot()", 0, NULL, p->names[i],
+                         sizeof p->names[i], NULL, err);
     return rc;
 }
 
@@ -119,7 +125,8 @@ int follow_point_make(follow_t *f, sp_error_t *err)
     int rc = make(f, &session, &fault);
     if (!rc) {
         follow_say(f, NULL);
-        sp_log(SP_LOG_INFO, "FOLLOW-POINT", "job", f->job_id, "lsn", sp_lsn_print(f->point.lsn, lsn), NULL);
+        sp_log(SP_LOG_INFO, "FOLLOW-POINT", "job", f->job_id, "lsn",
+               sp_lsn_print(f->point.lsn, lsn), NULL);
         return follow_tell(f, err);
     }
     follow_point_release(f);

@@ -8,8 +8,8 @@
 #include "services/resharder/follow.h"
 
 enum {
-    TICK_MS = 500,         // lag and update
-    FEEDBACK_MS = 500,     // feedback to the source
+    TICK_MS = 500,          // lag and update
+    FEEDBACK_MS = 500,      // feedback to the source
     STANDBY_WAIT_MS = 5000, // a target's standbys hold up the confirmation for so long at most
 };
 
@@ -41,12 +41,15 @@ static sp_lsn_t least_applied(const follow_t *f)
 // ---- feedback
 
 // Least position that a target's streaming standbys have flushed; *ret_any: there are some. The target's own position in *ret_own.
-static int read_standbys(sp_pg_t *pg, sp_lsn_t *ret_own, sp_lsn_t *ret_least, bool *ret_any, sp_error_t *err)
+static int read_standbys(sp_pg_t *pg, sp_lsn_t *ret_own, sp_lsn_t *ret_least, bool *ret_any,
+                         sp_error_t *err)
 {
     PGresult *result = NULL;
     int rc = sp_pg_query(pg,
-                         "SELECT pg_current_wal_flush_lsn(), min(r.flush_lsn) FROM pg_stat_replication r WHERE r.state = 'streaming' "
-                         "AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')",
+                         "SELECT pg_current_wal_flush_lsn(), min(r.flush_lsn) FROM "
+                         "pg_stat_replication r WHERE r.state = 'streaming' "
+                         "AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.active_pid = "
+                         "r.pid AND s.slot_type = 'logical')",
                          0, NULL, &result, err);
     if (rc)
         return rc;
@@ -102,7 +105,10 @@ int follow_feedback(follow_t *f, bool now, sp_error_t *err)
         f->confirmed = safe;
     int rc = sp_failpoint("follow_before_feedback", err);
     // Not `processed` as received: the server would then stop asking for answers that keep us informed of its position.
-    return rc ? rc : sp_repl_feedback(f->stream, f->processed > f->confirmed ? f->processed : f->confirmed, f->confirmed, false, err);
+    return rc ? rc
+              : sp_repl_feedback(f->stream,
+                                 f->processed > f->confirmed ? f->processed : f->confirmed,
+                                 f->confirmed, false, err);
 }
 
 // ---- lag
@@ -110,11 +116,13 @@ int follow_feedback(follow_t *f, bool now, sp_error_t *err)
 static int sample(follow_t *f, sp_error_t *err)
 {
     char text[SP_LSN_TEXT + 4];
-    int rc = sp_pg_value(f->sql, "SELECT pg_current_wal_insert_lsn()", 0, NULL, text, sizeof text, NULL, err);
+    int rc = sp_pg_value(f->sql, "SELECT pg_current_wal_insert_lsn()", 0, NULL, text, sizeof text,
+                         NULL, err);
     if (!rc)
         rc = sp_lsn_parse(sp_str(text), &f->insert_lsn, err);
     if (!rc)
-        f->samples[f->n_samples++ % FOLLOW_SAMPLES] = (follow_sample_t){f->insert_lsn, sp_clock_mono_ms()};
+        f->samples[f->n_samples++ % FOLLOW_SAMPLES] =
+            (follow_sample_t){f->insert_lsn, sp_clock_mono_ms()};
     return rc;
 }
 

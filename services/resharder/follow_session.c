@@ -52,7 +52,9 @@ static int check_timeline(follow_t *f, sp_error_t *err)
     if (rc)
         return rc;
     if (f->timeline && f->timeline != timeline) {
-        sp_error_set(err, SP_E_CONFLICT, "the source went from timeline %d to %d: its slot cannot be trusted", f->timeline, timeline);
+        sp_error_set(err, SP_E_CONFLICT,
+                     "the source went from timeline %d to %d: its slot cannot be trusted",
+                     f->timeline, timeline);
         return task_retryable(err, false);
     }
     f->timeline = timeline;
@@ -65,19 +67,24 @@ static int check_slot(follow_t *f, const char *slot, sp_lsn_t *ret_confirmed, sp
     const char *params[] = {slot};
     PGresult *result = NULL;
     int rc = sp_pg_query(f->sql,
-                         "SELECT confirmed_flush_lsn, wal_status, coalesce(active_pid, 0), plugin, database = current_database(), temporary "
+                         "SELECT confirmed_flush_lsn, wal_status, coalesce(active_pid, 0), plugin, "
+                         "database = current_database(), temporary "
                          "FROM pg_replication_slots WHERE slot_name = $1",
                          1, params, &result, err);
     if (rc)
         return rc;
     if (PQntuples(result) != 1) {
-        sp_error_set(err, SP_E_NOT_FOUND, "slot %s is gone from the source: changes are lost, the job must copy again", slot);
+        sp_error_set(err, SP_E_NOT_FOUND,
+                     "slot %s is gone from the source: changes are lost, the job must copy again",
+                     slot);
         rc = task_retryable(err, false);
     } else if (strcmp(PQgetvalue(result, 0, 1), "lost") == 0) {
         sp_error_set(err, SP_E_NOT_FOUND, "slot %s has lost WAL: the job must copy again", slot);
         rc = task_retryable(err, false);
-    } else if (strcmp(PQgetvalue(result, 0, 3), "pgoutput") != 0 || PQgetvalue(result, 0, 4)[0] != 't') {
-        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "slot %s is not a pgoutput slot of this database", slot);
+    } else if (strcmp(PQgetvalue(result, 0, 3), "pgoutput") != 0 ||
+               PQgetvalue(result, 0, 4)[0] != 't') {
+        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                          "slot %s is not a pgoutput slot of this database", slot);
     } else {
         rc = sp_lsn_parse(sp_str(PQgetvalue(result, 0, 0)), ret_confirmed, err);
     }
@@ -98,8 +105,11 @@ static int check_lanes(follow_t *f, sp_lsn_t confirmed, sp_lsn_t *ret_from, sp_e
             has = f->plan.first_start;
         if (f->plan.first_start && has < confirmed) {
             char a[SP_LSN_TEXT], b[SP_LSN_TEXT];
-            sp_error_set(err, SP_E_CONFLICT, "shard %s stands at %s, but the slot has moved to %s: changes are lost, the job must copy again",
-                         f->task->targets[i].shard_id, sp_lsn_print(has, a), sp_lsn_print(confirmed, b));
+            sp_error_set(err, SP_E_CONFLICT,
+                         "shard %s stands at %s, but the slot has moved to %s: changes are lost, "
+                         "the job must copy again",
+                         f->task->targets[i].shard_id, sp_lsn_print(has, a),
+                         sp_lsn_print(confirmed, b));
             return task_retryable(err, false);
         }
         f->positions[i] = has;
@@ -121,7 +131,8 @@ static int start_stream(follow_t *f, const char *slot, sp_lsn_t from, sp_error_t
         return no_memory(err);
     for (int i = 0;; i++) {
         sp_error_t fault = {0};
-        int rc = sp_repl_start(f->stream, slot, from, publication, f->task->assign->binary_stream, &fault);
+        int rc = sp_repl_start(f->stream, slot, from, publication, f->task->assign->binary_stream,
+                               &fault);
         if (!rc)
             return 0;
         if (strcmp(fault.sqlstate, "55006") != 0 || i == START_TRIES || task_stopped(f->task)) {
@@ -170,7 +181,8 @@ int follow_session_open(follow_t *f, sp_error_t *err)
     sp_lsn_t confirmed = 0, from = 0;
     const char *slot = sp_arena_cstr(f->task->arena, f->task->assign->slot);
     if (n == 0 || n > 64 || !slot || !*slot)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a follower needs a slot and 1 to 64 targets");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "a follower needs a slot and 1 to 64 targets");
     f->session = sp_arena_new(0);
     f->lanes = calloc(n, sizeof *f->lanes);
     f->sides = calloc(n, sizeof *f->sides);
@@ -193,7 +205,7 @@ int follow_session_open(follow_t *f, sp_error_t *err)
     f->processed = from;
     f->confirmed = confirmed;
     char lsn[SP_LSN_TEXT];
-    sp_log(SP_LOG_INFO, "FOLLOW-STARTED", "job", f->job_id, "slot", slot, "from", sp_lsn_print(from, lsn), "timeline",
-           sp_log_fmt("%d", f->timeline), NULL);
+    sp_log(SP_LOG_INFO, "FOLLOW-STARTED", "job", f->job_id, "slot", slot, "from",
+           sp_lsn_print(from, lsn), "timeline", sp_log_fmt("%d", f->timeline), NULL);
     return sp_failpoint("follow_started", err);
 }

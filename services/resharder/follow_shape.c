@@ -31,7 +31,8 @@ static void add_where(sp_buf_t *sql, const follow_relation_t *r, int *param, sp_
     }
 }
 
-static void add_list(sp_buf_t *sql, const follow_relation_t *r, const unsigned char *set, sp_arena_t *arena)
+static void add_list(sp_buf_t *sql, const follow_relation_t *r, const unsigned char *set,
+                     sp_arena_t *arena)
 {
     const char *comma = "";
     for (int i = 0; i < r->n; i++) {
@@ -43,7 +44,8 @@ static void add_list(sp_buf_t *sql, const follow_relation_t *r, const unsigned c
     }
 }
 
-static void add_insert(sp_buf_t *sql, const follow_relation_t *r, const unsigned char *set, int *param, sp_arena_t *arena)
+static void add_insert(sp_buf_t *sql, const follow_relation_t *r, const unsigned char *set,
+                       int *param, sp_arena_t *arena)
 {
     sp_buf_printf(sql, "INSERT INTO %s (", r->table->qualified);
     add_list(sql, r, set, arena);
@@ -56,7 +58,8 @@ static void add_insert(sp_buf_t *sql, const follow_relation_t *r, const unsigned
     sp_buf_addz(sql, ")");
 }
 
-static void add_update(sp_buf_t *sql, const follow_relation_t *r, const unsigned char *set, int *param, sp_arena_t *arena)
+static void add_update(sp_buf_t *sql, const follow_relation_t *r, const unsigned char *set,
+                       int *param, sp_arena_t *arena)
 {
     const char *comma = "";
     sp_buf_printf(sql, "UPDATE ONLY %s SET ", r->table->qualified);
@@ -97,8 +100,9 @@ static int build(follow_shape_t *shape, const follow_relation_t *r, sp_arena_t *
     return shape->sql ? 0 : SP_E_OUT_OF_MEMORY;
 }
 
-int follow_shape_get(follow_relation_t *relation, shape_kind_t kind, const unsigned char *set, unsigned *counter, sp_arena_t *arena,
-                     const follow_shape_t **ret_shape, sp_error_t *err)
+int follow_shape_get(follow_relation_t *relation, shape_kind_t kind, const unsigned char *set,
+                     unsigned *counter, sp_arena_t *arena, const follow_shape_t **ret_shape,
+                     sp_error_t *err)
 {
     bool has_set = kind == SHAPE_INSERT || kind == SHAPE_UPDATE;
     for (follow_shape_t *s = relation->shapes; s; s = s->next)
@@ -112,7 +116,8 @@ int follow_shape_get(follow_relation_t *relation, shape_kind_t kind, const unsig
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a statement");
     if (has_set)
         memcpy(copy, set, (size_t)relation->n);
-    *shape = (follow_shape_t){.kind = kind, .set = copy, .number = *counter, .next = relation->shapes};
+    *shape =
+        (follow_shape_t){.kind = kind, .set = copy, .number = *counter, .next = relation->shapes};
     snprintf(shape->name, sizeof shape->name, "s%u", *counter);
     if (build(shape, relation, arena))
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a statement");
@@ -134,7 +139,8 @@ static const char *binary_text(uint32_t type, const sp_pgo_datum_t *d, char *out
             return NULL;
         char *at = out;
         for (int i = 0; i < 16; i++)
-            at += snprintf(at, size - (size_t)(at - out), i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", b[i]);
+            at += snprintf(at, size - (size_t)(at - out),
+                           i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", b[i]);
         return out;
     }
     int want = type == OID_INT2 ? 2 : type == OID_INT4 ? 4 : type == OID_INT8 ? 8 : -1;
@@ -152,23 +158,28 @@ static bool is_number_or_uuid(uint32_t type)
     return type == OID_INT2 || type == OID_INT4 || type == OID_INT8 || type == OID_UUID;
 }
 
-int follow_key_hash(const follow_relation_t *relation, const sp_pgo_datum_t *key, int64_t *ret_hash, sp_error_t *err)
+int follow_key_hash(const follow_relation_t *relation, const sp_pgo_datum_t *key, int64_t *ret_hash,
+                    sp_error_t *err)
 {
     char text[40];
     uint32_t type = relation->table->key_base_type;
     if (key->kind != 't' && key->kind != 'b')
-        return sp_error_set(err, SP_E_MALFORMED, "a row of %s without a key", relation->table->qualified);
+        return sp_error_set(err, SP_E_MALFORMED, "a row of %s without a key",
+                            relation->table->qualified);
     if (key->kind == 'b' && is_number_or_uuid(type)) {
         if (!binary_text(type, key, text, sizeof text))
-            return sp_error_set(err, SP_E_MALFORMED, "a key of %s in an unknown binary form", relation->table->qualified);
+            return sp_error_set(err, SP_E_MALFORMED, "a key of %s in an unknown binary form",
+                                relation->table->qualified);
         *ret_hash = sp_key_hash(text, strlen(text));
     } else {
-        *ret_hash = sp_key_hash(key->data, (size_t)key->len); // text and varchar: the same bytes in both forms
+        *ret_hash = sp_key_hash(key->data,
+                                (size_t)key->len); // text and varchar: the same bytes in both forms
     }
     return 0;
 }
 
-const char *follow_row_text(const follow_relation_t *relation, const sp_pgo_tuple_t *row, char *out, size_t size)
+const char *follow_row_text(const follow_relation_t *relation, const sp_pgo_tuple_t *row, char *out,
+                            size_t size)
 {
     char text[40];
     int used = snprintf(out, size, "%s (", relation->table->qualified);
@@ -177,14 +188,17 @@ const char *follow_row_text(const follow_relation_t *relation, const sp_pgo_tupl
         if (!relation->identify[i])
             continue;
         const sp_pgo_datum_t *d = &row->columns[i];
-        uint32_t type = i == relation->key ? relation->table->key_base_type : relation->columns[i].type_oid;
+        uint32_t type =
+            i == relation->key ? relation->table->key_base_type : relation->columns[i].type_oid;
         const char *value = d->kind == 't' ? "" : "?";
         int len = d->kind == 't' ? d->len : 1;
         if (d->kind == 't')
             value = d->data;
-        else if (d->kind == 'b' && is_number_or_uuid(type) && binary_text(type, d, text, sizeof text))
+        else if (d->kind == 'b' && is_number_or_uuid(type) &&
+                 binary_text(type, d, text, sizeof text))
             value = text, len = (int)strlen(text);
-        used += snprintf(out + used, size - (size_t)used, "%s%s=%.*s", comma, relation->columns[i].name, len < 60 ? len : 60, value);
+        used += snprintf(out + used, size - (size_t)used, "%s%s=%.*s", comma,
+                         relation->columns[i].name, len < 60 ? len : 60, value);
         comma = ", ";
     }
     if (used < (int)size)

@@ -19,38 +19,45 @@ enum {
     KEY_TEXT = 160,               // of a row, for people
 };
 
-typedef enum { ANSWER_PLAIN, ANSWER_HOLD, ANSWER_ONE_ROW, ANSWER_FETCH, ANSWER_COMMIT, ANSWER_SYNC } answer_kind_t;
+typedef enum {
+    ANSWER_PLAIN,
+    ANSWER_HOLD,
+    ANSWER_ONE_ROW,
+    ANSWER_FETCH,
+    ANSWER_COMMIT,
+    ANSWER_SYNC
+} answer_kind_t;
 typedef struct answer {
-    answer_kind_t kind;   // what must come
-    bool seen;            // its result came, the NULL behind it did not
-    shape_kind_t op;      // ONE_ROW: for the error
-    char row[KEY_TEXT];   // ONE_ROW: for the error
+    answer_kind_t kind; // what must come
+    bool seen;          // its result came, the NULL behind it did not
+    shape_kind_t op;    // ONE_ROW: for the error
+    char row[KEY_TEXT]; // ONE_ROW: for the error
 } answer_t;
 
 struct lane {
-    task_t *task;               // borrowed
-    size_t target;              // index
-    sp_pg_t *pg;                // connection, in pipeline mode
-    PGconn *conn;               // the same
-    sp_lsn_t durable;           // committed
-    sp_lsn_t reached;           // what the open transaction will make durable
-    int64_t reached_us;         // its last commit on the source
-    bool open;                  // BEGIN was sent
-    bool committing;            // COMMIT was sent
-    int64_t opened_ms;          // monotonic, of BEGIN
-    size_t tx_rows, tx_bytes;   // of the open transaction
-    size_t unasked_bytes;       // sent since the pipeline was quiet
-    int64_t rows;               // sent in all
-    answer_t *answers;          // ring of what must come
-    size_t first, n_answers;    // its first and count
-    bool *prepared;             // a shape each
-    size_t n_prepared;          // allocated
-    PGresult *fetched;          // of the last fetch
-    const char **values;        // of one statement
-    int *lengths, *formats;     // of one statement
-    char epoch[2][24];          // generation and epoch, as parameters
-    const char *job_id;         // of the task's arena
-    const char *origin;         // of the task's arena
+    task_t *task;             // borrowed
+    size_t target;            // index
+    sp_pg_t *pg;              // connection, in pipeline mode
+    PGconn *conn;             // the same
+    sp_lsn_t durable;         // committed
+    sp_lsn_t reached;         // what the open transaction will make durable
+    int64_t reached_us;       // its last commit on the source
+    bool open;                // BEGIN was sent
+    bool committing;          // COMMIT was sent
+    int64_t opened_ms;        // monotonic, of BEGIN
+    size_t tx_rows, tx_bytes; // of the open transaction
+    size_t unasked_bytes;     // sent since the pipeline was quiet
+    int64_t rows;             // sent in all
+    answer_t *answers;        // ring of what must come
+    size_t first, n_answers;  // its first and count
+    bool *prepared;           // a shape each
+    size_t n_prepared;        // allocated
+    PGresult *fetched;        // of the last fetch
+    const char **values;      // of one statement
+    int *lengths, *formats;   // of one statement
+    char epoch[2][24];        // generation and epoch, as parameters
+    const char *job_id;       // of the task's arena
+    const char *origin;       // of the task's arena
 };
 
 #define ANSWERS_MAX 4096
@@ -147,7 +154,8 @@ static int lost(lane_t *self, sp_error_t *err)
     for (char *c = words; *c; c++)
         if (*c == '\n')
             *c = ' ';
-    return sp_error_set(err, SP_E_PG_CONNECTION, "lost the apply connection to shard %s: %s", self->task->targets[self->target].shard_id, words);
+    return sp_error_set(err, SP_E_PG_CONNECTION, "lost the apply connection to shard %s: %s",
+                        self->task->targets[self->target].shard_id, words);
 }
 
 static answer_t *expect(lane_t *self, answer_kind_t kind)
@@ -160,7 +168,8 @@ static answer_t *expect(lane_t *self, answer_kind_t kind)
     return a;
 }
 
-static int send_plain(lane_t *self, answer_kind_t kind, const char *sql, int n, const char *const *params, sp_error_t *err)
+static int send_plain(lane_t *self, answer_kind_t kind, const char *sql, int n,
+                      const char *const *params, sp_error_t *err)
 {
     if (!PQsendQueryParams(self->conn, sql, n, NULL, params, NULL, NULL, 0))
         return lost(self, err);
@@ -169,7 +178,8 @@ static int send_plain(lane_t *self, answer_kind_t kind, const char *sql, int n, 
 }
 
 // A stale follower must not write: the transaction holds the control row of its own epoch until its end, or fails by the division.
-static const char hold_sql[] = "SELECT 1 / (SELECT count(*)::int4 FROM (SELECT FROM shardplane.control WHERE generation = $1 AND epoch = $2 "
+static const char hold_sql[] = "SELECT 1 / (SELECT count(*)::int4 FROM (SELECT FROM "
+                               "shardplane.control WHERE generation = $1 AND epoch = $2 "
                                "FOR SHARE) held)";
 
 static int begin(lane_t *self, sp_error_t *err)
@@ -221,8 +231,8 @@ static void add_param(lane_t *self, int *n, const sp_pgo_datum_t *d)
     ++*n;
 }
 
-static int bind(lane_t *self, const follow_relation_t *r, const follow_shape_t *shape, const sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where,
-                sp_error_t *err)
+static int bind(lane_t *self, const follow_relation_t *r, const follow_shape_t *shape,
+                const sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     int n = 0;
     bool sets = shape->kind == SHAPE_INSERT || shape->kind == SHAPE_UPDATE;
@@ -233,21 +243,26 @@ static int bind(lane_t *self, const follow_relation_t *r, const follow_shape_t *
         if (!r->identify[i])
             continue;
         if (where->columns[i].kind != 't' && where->columns[i].kind != 'b')
-            return sp_error_set(err, SP_E_MALFORMED, "a change of %s without all columns of its replica identity", r->table->qualified);
+            return sp_error_set(err, SP_E_MALFORMED,
+                                "a change of %s without all columns of its replica identity",
+                                r->table->qualified);
         add_param(self, &n, &where->columns[i]);
     }
     if (n != shape->n_params)
-        return sp_error_set(err, SP_E_INTERNAL, "a statement for %s has %d parameters, not %d", r->table->qualified, n, shape->n_params);
-    if (!PQsendQueryPrepared(self->conn, shape->name, n, self->values, self->lengths, self->formats, 0))
+        return sp_error_set(err, SP_E_INTERNAL, "a statement for %s has %d parameters, not %d",
+                            r->table->qualified, n, shape->n_params);
+    if (!PQsendQueryPrepared(self->conn, shape->name, n, self->values, self->lengths, self->formats,
+                             0))
         return lost(self, err);
     return 0;
 }
 
-int lane_send(lane_t *self, const follow_relation_t *relation, const follow_shape_t *shape, const sp_pgo_tuple_t *row,
-              const sp_pgo_tuple_t *where, sp_error_t *err)
+int lane_send(lane_t *self, const follow_relation_t *relation, const follow_shape_t *shape,
+              const sp_pgo_tuple_t *row, const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     char text[KEY_TEXT];
-    follow_row_text(relation, where ? where : row, text, sizeof text); // before values are terminated in place
+    follow_row_text(relation, where ? where : row, text,
+                    sizeof text); // before values are terminated in place
     int rc = begin(self, err);
     if (!rc)
         rc = prepare(self, shape, err);
@@ -263,7 +278,8 @@ int lane_send(lane_t *self, const follow_relation_t *relation, const follow_shap
     return 0;
 }
 
-int lane_fetch(lane_t *self, const follow_relation_t *relation, const follow_shape_t *shape, const sp_pgo_tuple_t *where, sp_error_t *err)
+int lane_fetch(lane_t *self, const follow_relation_t *relation, const follow_shape_t *shape,
+               const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     PQclear(self->fetched);
     self->fetched = NULL;
@@ -288,7 +304,10 @@ int lane_touch(lane_t *self, sp_lsn_t position, sp_error_t *err)
     const char *params[] = {sp_lsn_print(position, lsn), self->job_id, self->origin};
     int rc = begin(self, err);
     if (!rc)
-        rc = send_plain(self, ANSWER_ONE_ROW, "UPDATE shardplane.lane SET applied_lsn = $1 WHERE job_id = $2 AND origin = $3", 3, params, err);
+        rc = send_plain(self, ANSWER_ONE_ROW,
+                        "UPDATE shardplane.lane SET applied_lsn = $1 WHERE job_id = $2 AND origin "
+                        "= $3",
+                        3, params, err);
     if (rc)
         return rc;
     answer_t *a = &self->answers[(self->first + self->n_answers - 1) % ANSWERS_MAX];
@@ -325,7 +344,8 @@ int lane_commit(lane_t *self, sp_error_t *err)
     strcat(stamp, micro);
     const char *params[] = {sp_lsn_print(self->reached, lsn), stamp};
     // The last call before COMMIT: whatever fails before leaves the origin where it was.
-    int rc = send_plain(self, ANSWER_PLAIN, "SELECT pg_replication_origin_xact_setup($1, $2)", 2, params, err);
+    int rc = send_plain(self, ANSWER_PLAIN, "SELECT pg_replication_origin_xact_setup($1, $2)", 2,
+                        params, err);
     if (!rc)
         rc = send_plain(self, ANSWER_COMMIT, "COMMIT", 0, NULL, err);
     if (rc)
@@ -370,17 +390,21 @@ static int check(lane_t *self, const answer_t *a, PGresult *result, sp_error_t *
     const char *shard = self->task->targets[self->target].shard_id;
     ExecStatusType status = PQresultStatus(result);
     if (a->kind == ANSWER_SYNC)
-        return status == PGRES_PIPELINE_SYNC ? 0 : sp_error_set(err, SP_E_INTERNAL, "shard %s answered out of step", shard);
+        return status == PGRES_PIPELINE_SYNC
+                   ? 0
+                   : sp_error_set(err, SP_E_INTERNAL, "shard %s answered out of step", shard);
     if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
         return failed(self, a, result, err);
     if (a->kind == ANSWER_ONE_ROW && strcmp(PQcmdTuples(result), "1") != 0) {
-        sp_error_set(err, SP_E_VALIDATION_FAILED, "shard %s has diverged: %s of %s hit %s rows instead of one", shard, words[a->op], a->row,
-                     PQcmdTuples(result));
+        sp_error_set(err, SP_E_VALIDATION_FAILED,
+                     "shard %s has diverged: %s of %s hit %s rows instead of one", shard,
+                     words[a->op], a->row, PQcmdTuples(result));
         task_retryable(err, false);
         return SP_E_VALIDATION_FAILED;
     }
     if (a->kind == ANSWER_COMMIT && strcmp(PQcmdStatus(result), "COMMIT") != 0)
-        return sp_error_set(err, SP_E_INTERNAL, "shard %s answered COMMIT with %s", shard, PQcmdStatus(result));
+        return sp_error_set(err, SP_E_INTERNAL, "shard %s answered COMMIT with %s", shard,
+                            PQcmdStatus(result));
     return 0;
 }
 

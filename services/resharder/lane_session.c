@@ -9,8 +9,10 @@
 #include "common/base/log.h"
 
 // Nothing may end or filter an apply transaction from outside, and nothing is confirmed that a crash could take back.
-static const char settings_sql[] = "SET synchronous_commit = on; SET row_security = off; SET statement_timeout = 0; SET lock_timeout = 0; "
-                                   "SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0";
+static const char settings_sql[] =
+    "SET synchronous_commit = on; SET row_security = off; SET statement_timeout = 0; SET "
+    "lock_timeout = 0; "
+    "SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0";
 
 const char *lane_session_origin(task_t *task, size_t target)
 {
@@ -31,28 +33,34 @@ void lane_session_end_backend(task_t *task, sp_pg_t *pg, long pid)
 {
     char number[24], pattern[80], ended[8];
     snprintf(number, sizeof number, "%ld", pid);
-    snprintf(pattern, sizeof pattern, "shardplane/%.*s/", (int)task->assign->job_id.len, task->assign->job_id.ptr);
+    snprintf(pattern, sizeof pattern, "shardplane/%.*s/", (int)task->assign->job_id.len,
+             task->assign->job_id.ptr);
     const char *params[] = {number, pattern};
     bool none = false;
     // starts_with: a LIKE pattern would take the underscores of names for wildcards.
     if (sp_pg_value(pg,
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND starts_with(application_name, $2) "
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND "
+                    "starts_with(application_name, $2) "
                     "AND pid <> pg_backend_pid()",
                     2, params, ended, sizeof ended, &none, NULL) == 0 &&
         !none)
-        sp_log(SP_LOG_WARN, "FOLLOW-TOOK-OVER", "job", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(task->assign->job_id)), "pid", number, NULL);
+        sp_log(SP_LOG_WARN, "FOLLOW-TOOK-OVER", "job",
+               sp_log_fmt(SP_STR_FMT, SP_STR_ARG(task->assign->job_id)), "pid", number, NULL);
 }
 
 int lane_session_check_epoch(task_t *task, sp_pg_t *pg, const char *shard_id, sp_error_t *err)
 {
     char text[64], want[64];
     bool none = false;
-    int rc = sp_pg_value(pg, "SELECT generation || '.' || epoch FROM shardplane.control", 0, NULL, text, sizeof text, &none, err);
+    int rc = sp_pg_value(pg, "SELECT generation || '.' || epoch FROM shardplane.control", 0, NULL,
+                         text, sizeof text, &none, err);
     if (rc)
         return rc;
-    snprintf(want, sizeof want, "%lld.%lld", (long long)task->epoch.generation, (long long)task->epoch.epoch);
+    snprintf(want, sizeof want, "%lld.%lld", (long long)task->epoch.generation,
+             (long long)task->epoch.epoch);
     if (none || strcmp(text, want) != 0)
-        return sp_error_set(err, SP_E_STALE_EPOCH, "shard %s stands at epoch %s, this task at %s", shard_id, none ? "(none)" : text, want);
+        return sp_error_set(err, SP_E_STALE_EPOCH, "shard %s stands at epoch %s, this task at %s",
+                            shard_id, none ? "(none)" : text, want);
     return 0;
 }
 
@@ -63,7 +71,10 @@ static int make_origin(task_t *task, sp_pg_t *pg, const char *origin, sp_error_t
     const char *one[] = {origin};
     const char *lane[] = {sp_arena_cstr(task->arena, task->assign->job_id), origin};
     PGresult *result = NULL;
-    int rc = sp_pg_query(pg, "SELECT pg_replication_origin_create($1) WHERE pg_replication_origin_oid($1) IS NULL", 1, one, &result, &fault);
+    int rc = sp_pg_query(pg,
+                         "SELECT pg_replication_origin_create($1) WHERE "
+                         "pg_replication_origin_oid($1) IS NULL",
+                         1, one, &result, &fault);
     if (rc && strcmp(fault.sqlstate, "42710") != 0) {
         if (err)
             *err = fault;
@@ -71,8 +82,10 @@ static int make_origin(task_t *task, sp_pg_t *pg, const char *origin, sp_error_t
     }
     PQclear(result);
     result = NULL;
-    rc = sp_pg_query(pg, "INSERT INTO shardplane.lane (job_id, origin, applied_lsn) VALUES ($1, $2, '0/0') ON CONFLICT DO NOTHING", 2, lane,
-                     &result, err);
+    rc = sp_pg_query(pg,
+                     "INSERT INTO shardplane.lane (job_id, origin, applied_lsn) VALUES ($1, $2, "
+                     "'0/0') ON CONFLICT DO NOTHING",
+                     2, lane, &result, err);
     PQclear(result);
     return rc;
 }
@@ -86,7 +99,8 @@ static int take_origin(task_t *task, sp_pg_t *pg, const char *origin, sp_error_t
     for (int i = 0;; i++) {
         PGresult *result = NULL;
         sp_error_t fault = {0};
-        int rc = sp_pg_query(pg, "SELECT pg_replication_origin_session_setup($1)", 1, params, &result, &fault);
+        int rc = sp_pg_query(pg, "SELECT pg_replication_origin_session_setup($1)", 1, params,
+                             &result, &fault);
         PQclear(result);
         if (!rc)
             return 0;
@@ -100,7 +114,8 @@ static int take_origin(task_t *task, sp_pg_t *pg, const char *origin, sp_error_t
     }
 }
 
-int lane_session_open(task_t *task, size_t target, sp_pg_t **ret_pg, sp_lsn_t *ret_progress, sp_error_t *err)
+int lane_session_open(task_t *task, size_t target, sp_pg_t **ret_pg, sp_lsn_t *ret_progress,
+                      sp_error_t *err)
 {
     const task_shard_t *shard = &task->targets[target];
     sp_pg_options_t options = {.replica_role = true};
@@ -109,7 +124,8 @@ int lane_session_open(task_t *task, size_t target, sp_pg_t **ret_pg, sp_lsn_t *r
     char text[SP_LSN_TEXT + 4];
     bool none = false;
     if (!origin || !*origin)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "the job names no replication origin for shard %s", shard->shard_id);
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "the job names no replication origin for shard %s", shard->shard_id);
     int rc = task_connect(task, &shard->apply, &options, &pg, err);
     if (!rc)
         rc = sp_pg_exec(pg, settings_sql, err);
@@ -121,7 +137,8 @@ int lane_session_open(task_t *task, size_t target, sp_pg_t **ret_pg, sp_lsn_t *r
         rc = take_origin(task, pg, origin, err);
     // true: flushed first, so that what is read here cannot be lost again.
     if (!rc)
-        rc = sp_pg_value(pg, "SELECT pg_replication_origin_session_progress(true)", 0, NULL, text, sizeof text, &none, err);
+        rc = sp_pg_value(pg, "SELECT pg_replication_origin_session_progress(true)", 0, NULL, text,
+                         sizeof text, &none, err);
     if (!rc) {
         *ret_progress = 0;
         if (!none)

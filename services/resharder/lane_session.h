@@ -6,7 +6,8 @@
 #include "services/resharder/task.h"
 
 // See lane_open. *ret_progress: the origin's.
-int lane_session_open(task_t *task, size_t target, sp_pg_t **ret_pg, sp_lsn_t *ret_progress, sp_error_t *err);
+int lane_session_open(task_t *task, size_t target, sp_pg_t **ret_pg, sp_lsn_t *ret_progress,
+                      sp_error_t *err);
 // The origin's name, from the task's arena; NULL when memory ran out.
 const char *lane_session_origin(task_t *task, size_t target);
 // Ends a backend if it belongs to the same job. Not an error when it is gone or another's.

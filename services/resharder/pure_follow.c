@@ -28,11 +28,13 @@ follow_action_t follow_update_action(int from, int to)
 }
 
 // The maths runs on 128 bits: start, last and bounds may lie at both ends of int64.
-int follow_sequence_next(const follow_sequence_t *sequence, int64_t stride, int64_t ordinal, int64_t headroom, int64_t *ret_increment,
-                         int64_t *ret_next, sp_error_t *err)
+int follow_sequence_next(const follow_sequence_t *sequence, int64_t stride, int64_t ordinal,
+                         int64_t headroom, int64_t *ret_increment, int64_t *ret_next,
+                         sp_error_t *err)
 {
     if (sequence->increment == 0 || stride < 1 || ordinal < 0 || headroom < 0)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a sequence's increment, stride, ordinal or headroom is out of range");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "a sequence's increment, stride, ordinal or headroom is out of range");
     __int128 step = sequence->increment;
     if (sequence->increment % stride == 0)
         step /= stride; // the source has its own residue already
@@ -43,7 +45,8 @@ int follow_sequence_next(const follow_sequence_t *sequence, int64_t stride, int6
     way = down ? -way : way;
     __int128 least = 0;
     if (sequence->called) {
-        __int128 room = down ? (__int128)sequence->last - sequence->min : (__int128)sequence->max - sequence->last;
+        __int128 room = down ? (__int128)sequence->last - sequence->min
+                             : (__int128)sequence->max - sequence->last;
         __int128 ahead = (__int128)headroom * size;
         if (ahead > room / 16) // short sequences: do not eat them up
             ahead = room / 16;
@@ -55,8 +58,10 @@ int follow_sequence_next(const follow_sequence_t *sequence, int64_t stride, int6
     __int128 k = least + ((residue - least % stride) + stride) % stride;
     __int128 next = (__int128)sequence->start + k * step;
     __int128 increment = step * stride;
-    if (next > sequence->max || next < sequence->min || increment > INT64_MAX || increment < INT64_MIN)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "a sequence has no values left for residue %lld of stride %lld",
+    if (next > sequence->max || next < sequence->min || increment > INT64_MAX ||
+        increment < INT64_MIN)
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "a sequence has no values left for residue %lld of stride %lld",
                             (long long)(ordinal % stride), (long long)stride);
     *ret_increment = (int64_t)increment;
     *ret_next = (int64_t)next;

@@ -22,7 +22,13 @@ enum { FOLLOW_NOBODY = -1 }; // no target owns it: the source keeps the row
 // Index of the target that owns the hash, or FOLLOW_NOBODY.
 int follow_owner(const sp_arcs_t *bounds, size_t n, int64_t hash);
 
-typedef enum { FOLLOW_DROP, FOLLOW_INSERT, FOLLOW_UPDATE, FOLLOW_DELETE, FOLLOW_MOVE } follow_action_t;
+typedef enum {
+    FOLLOW_DROP,
+    FOLLOW_INSERT,
+    FOLLOW_UPDATE,
+    FOLLOW_DELETE,
+    FOLLOW_MOVE
+} follow_action_t;
 // What an UPDATE means for the targets: MOVE deletes at `from` and inserts at `to`; INSERT comes from the part that the source keeps,
 // DELETE goes to it; DROP never leaves it.
 follow_action_t follow_update_action(int from, int to);
@@ -39,7 +45,8 @@ typedef struct follow_sequence {
 // is the increment (or the increment / stride, when the source had been given its own residue before). ret_next lies beyond `last` and
 // some headroom (values that clients have fetched and not used yet), or is the residue's first value of an unused sequence.
 // SP_E_INVALID_ARGUMENT when the sequence has no room left.
-int follow_sequence_next(const follow_sequence_t *sequence, int64_t stride, int64_t ordinal, int64_t headroom, int64_t *ret_increment,
-                         int64_t *ret_next, sp_error_t *err);
+int follow_sequence_next(const follow_sequence_t *sequence, int64_t stride, int64_t ordinal,
+                         int64_t headroom, int64_t *ret_increment, int64_t *ret_next,
+                         sp_error_t *err);
 
 #endif

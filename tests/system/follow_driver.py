@@ -49,6 +49,7 @@ class Driver:
         self.process, self.updates, self.attempt = None, [], 0
         self.got = threading.Condition()
         self.epoch = 7
+        self.writers = []
 
     def sql(self, shard, statement, params=None, role="owner_endpoint", fetch=False):
         connection = psycopg2.connect(self.shards[shard][role])
@@ -175,6 +176,15 @@ class Driver:
                     self.updates.append(json.loads(line))
                     self.got.notify_all()
 
+    def forget(self):
+        """Later waits see only later updates."""
+        with self.got:
+            self.updates = []
+
+    def stop_writers(self):
+        for w in self.writers:
+            w.stop()
+
     def tell(self, verb, **fields):
         self.process.stdin.write((json.dumps({"task_id": "follow-1", "verb": verb, **fields}) + "\n").encode())
         self.process.stdin.flush()
@@ -241,6 +251,7 @@ class Writers:
     def __init__(self, driver, n=3, seed=1, pause=0.002, rows=400):
         self.driver, self.pause, self.rows = driver, pause, rows
         self.done, self.errors, self.commits, self.longest_ms, self.refused = threading.Event(), 0, 0, 0.0, 0
+        driver.writers.append(self)
         self.threads = [threading.Thread(target=self.run, args=(seed * 100 + i,), daemon=True) for i in range(n)]
         for t in self.threads:
             t.start()

@@ -42,7 +42,8 @@ int task_fd(task_t *task)
     return 0;
 }
 
-bool task_receive(task_t *task, int timeout_ms, sp_arena_t *arena, const sp_msg_task_control_t **ret_control)
+bool task_receive(task_t *task, int timeout_ms, sp_arena_t *arena,
+                  const sp_msg_task_control_t **ret_control)
 {
     (void)task;
     (void)timeout_ms;
@@ -83,7 +84,8 @@ int task_update(task_t *task, sp_msg_task_update_t *update, sp_error_t *err)
     return rc;
 }
 
-int task_connect(task_t *task, const sp_dsn_t *dsn, const sp_pg_options_t *options, sp_pg_t **ret_pg, sp_error_t *err)
+int task_connect(task_t *task, const sp_dsn_t *dsn, const sp_pg_options_t *options,
+                 sp_pg_t **ret_pg, sp_error_t *err)
 {
     sp_pg_options_t o = options ? *options : (sp_pg_options_t){0};
     o.application_name = task->application_name;
@@ -105,9 +107,16 @@ static void read_shard(sp_arena_t *arena, const json_t *json, task_shard_t *shar
     sp_error_t err = {0};
     const char *id = json_string_value(json_object_get(json, "id"));
     shard->shard_id = sp_arena_strz(arena, id);
-    shard->owner = (sp_owner_shard_t){shard->shard_id, "default", "rig", sp_arena_strz(arena, json_string_value(json_object_get(json, "apply_role")))};
-    if (sp_dsn_parse(sp_str(sp_arena_strz(arena, json_string_value(json_object_get(json, "apply")))), arena, &shard->apply, &err) ||
-        sp_dsn_parse(sp_str(sp_arena_strz(arena, json_string_value(json_object_get(json, "admin")))), arena, &shard->admin, &err)) {
+    shard->owner =
+        (sp_owner_shard_t){shard->shard_id, "default", "rig",
+                           sp_arena_strz(arena,
+                                         json_string_value(json_object_get(json, "apply_role")))};
+    if (sp_dsn_parse(sp_str(
+                         sp_arena_strz(arena, json_string_value(json_object_get(json, "apply")))),
+                     arena, &shard->apply, &err) ||
+        sp_dsn_parse(sp_str(
+                         sp_arena_strz(arena, json_string_value(json_object_get(json, "admin")))),
+                     arena, &shard->admin, &err)) {
         fprintf(stderr, "rig: %s\n", err.text);
         _exit(2);
     }
@@ -119,8 +128,16 @@ static int install(task_t *task, const task_shard_t *shard, bool source, sp_erro
 {
     sp_pg_t *pg = NULL;
     sp_arcs_t all = sp_arcs_all();
-    sp_guard_t guard = {.form = source ? SP_GUARD_OWNS : SP_GUARD_CLOSED, .arcs = &all, .ring_version = 1, .reason = "not_owner", .row_trigger = source};
-    sp_ownership_t ownership = {.ring_version = 1, .arcs = source ? all : SP_ARCS_NONE, .state = SP_OWNERSHIP_OPEN, .job_id = "", .nonce = ""};
+    sp_guard_t guard = {.form = source ? SP_GUARD_OWNS : SP_GUARD_CLOSED,
+                        .arcs = &all,
+                        .ring_version = 1,
+                        .reason = "not_owner",
+                        .row_trigger = source};
+    sp_ownership_t ownership = {.ring_version = 1,
+                                .arcs = source ? all : SP_ARCS_NONE,
+                                .state = SP_OWNERSHIP_OPEN,
+                                .job_id = "",
+                                .nonce = ""};
     int rc = sp_pg_open(&pg, &shard->admin, NULL, err);
     if (!rc)
         rc = sp_owner_install(pg, &shard->owner, task->epoch, err);
@@ -130,7 +147,8 @@ static int install(task_t *task, const task_shard_t *shard, bool source, sp_erro
         rc = sp_pg_exec(pg, "BEGIN", err);
     for (size_t i = 0; i < task->assign->tables.n && !rc; i++) {
         const sp_msg_job_table_t *t = &task->assign->tables.items[i];
-        rc = sp_guard_set(pg, &shard->owner, &(sp_owner_table_t){t->schema, t->table, t->key_column}, &guard, err);
+        rc = sp_guard_set(pg, &shard->owner,
+                          &(sp_owner_table_t){t->schema, t->table, t->key_column}, &guard, err);
     }
     if (!rc)
         rc = sp_ownership_write(pg, "default", &ownership, err);
@@ -147,7 +165,8 @@ static int print_fingerprints(task_t *task, sp_error_t *err)
     int rc = sp_pg_open(&pg, &task->source.admin, NULL, err);
     for (size_t i = 0; i < task->assign->tables.n && !rc; i++) {
         const char *text = NULL;
-        rc = sp_owner_fingerprint(pg, task->assign->tables.items[i].schema, task->assign->tables.items[i].table, task->arena, &text, err);
+        rc = sp_owner_fingerprint(pg, task->assign->tables.items[i].schema,
+                                  task->assign->tables.items[i].table, task->arena, &text, err);
         puts(text ? text : "");
     }
     if (rc)
@@ -174,13 +193,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "rig: %s\n", err.text);
         return 2;
     }
-    task.epoch = (sp_epoch_t){json_integer_value(json_object_get(json, "generation")), json_integer_value(json_object_get(json, "epoch"))};
+    task.epoch = (sp_epoch_t){json_integer_value(json_object_get(json, "generation")),
+                              json_integer_value(json_object_get(json, "epoch"))};
     task.n_targets = assign.targets.n;
     task.targets = sp_arena_alloc(arena, task.n_targets + 1, sizeof *task.targets);
     read_shard(arena, json_object_get(json, "source"), &task.source);
     for (size_t i = 0; i < task.n_targets; i++)
         read_shard(arena, json_array_get(json_object_get(json, "targets"), i), &task.targets[i]);
-    snprintf(task.application_name, sizeof task.application_name, "shardplane/%.*s/follow", (int)assign.job_id.len, assign.job_id.ptr);
+    snprintf(task.application_name, sizeof task.application_name, "shardplane/%.*s/follow",
+             (int)assign.job_id.len, assign.job_id.ptr);
     if (argc == 3 && strcmp(argv[2], "fingerprints") == 0)
         return print_fingerprints(&task, &err);
     if (argc == 3) { // install
@@ -196,7 +217,10 @@ int main(int argc, char **argv)
     int rc = task_follow(&task, &result, &err);
     result.state = rc ? SP_TASK_STATE_FAILED : SP_TASK_STATE_DONE;
     result.has_state = true;
-    sp_msg_error_t error = {.code = sp_str(sp_error_name(err.code)), .message = sp_str(err.text), .retryable = err.retryable, .has_retryable = true};
+    sp_msg_error_t error = {.code = sp_str(sp_error_name(err.code)),
+                            .message = sp_str(err.text),
+                            .retryable = err.retryable,
+                            .has_retryable = true};
     if (rc)
         result.error = &error;
     task_update(&task, &result, &err);
