@@ -26,16 +26,16 @@ SLOW = float(os.environ.get("SP_SLOW", "1"))
 
 
 # A short lease, so that a takeover fits into a test; small ranges, so that a small table is copied in several tasks.
-OVERRIDES = {"manager.lease_ttl_s": 3, "manager.copy_pages_per_range": 16}
+OVERRIDES = {"manager.lease_ttl_s": 5, "manager.copy_pages_per_range": 16}
 # Points that a split and its finalize do not pass: commands on the catalog, undoing, sweeping.
 ELSEWHERE = re.compile(r"command_|shard_|table_|job_created|reaper_|job_(lift|lifted|cancel|fail|undone|retry|refused|mismatched|behind|"
                        r"still_valid|unseal|resnapshot|undo)")
 # What each submission runs; SP_ALL=1 runs every one.
-CHOSEN = re.compile(r"job_(planned|prepared|copied|caught_up|validated|armed|finalized)_after|"
+CHOSEN = re.compile(r"job_(planned|prepared|copied|caught_up|validated|armed|opened|finalized)_after|"
                     r"job_(snapshot|schema|identities|foreign_keys|fold|drop_slot|restore_identities)_after|job_(fence|flip|open)_(before|after)|"
                     r"copy_range_\w+|after_slot|schema_after_commit|index_after_commit|follow_(started|before_commit|after_commit|point)|"
                     r"verify_start|fence_\w+|purge_batch")
-EVENTS = ("planned", "prepared", "copied", "caught_up", "validated", "armed", "finalize", "finalized")
+EVENTS = ("planned", "prepared", "copied", "caught_up", "validated", "armed", "opened", "finalize", "finalized")
 
 
 def failpoints(service):
