@@ -132,7 +132,8 @@ class Driver:
     def write_assignment(self, starts, prints=None):
         def shard(i):
             s = self.shards[i]
-            return {"id": s["name"], "apply": s["apply_endpoint"], "admin": s["admin_endpoint"], "apply_role": "shardplane_apply"}
+            return {"id": s["name"], "apply": s["apply_endpoint"], "admin": s["admin_endpoint"], "apply_role": "shardplane_apply",
+                    "replicas": [r["endpoint"] for r in s["replicas"]]}
         oids = {}
         for schema, table, *_ in TABLES:
             found = self.super(0, f"SELECT to_regclass('{qualified(schema, table)}')::oid::bigint", True)[0][0]

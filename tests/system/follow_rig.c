@@ -121,6 +121,12 @@ static void read_shard(sp_arena_t *arena, const json_t *json, task_shard_t *shar
         _exit(2);
     }
     shard->app = shard->admin;
+    const json_t *replicas = json_object_get(json, "replicas");
+    shard->replicas = sp_arena_alloc(arena, json_array_size(replicas) + 1, sizeof *shard->replicas);
+    for (size_t i = 0; i < json_array_size(replicas); i++)
+        if (sp_dsn_parse(sp_str(sp_arena_strz(arena, json_string_value(json_array_get(replicas, i)))),
+                         arena, &shard->replicas[i], &err) == 0)
+            shard->n_replicas++;
 }
 
 // Schema shardplane, the epoch, open guards on the source and closed ones on the targets.
