@@ -13,6 +13,7 @@
 #include "services/router/execute.h"
 #include "services/router/pools.h"
 #include "services/router/rings.h"
+#include "services/router/waiting.h"
 
 enum {
     TICK_MS = 5,
@@ -157,6 +158,7 @@ static void take_catalog(router_t *self)
     sp_catalog_unref(&before);
     if (rings)
         execute_wake(self, true);
+    waiting_wake(self);
 }
 
 static int on_watch(zloop_t *loop, zmq_pollitem_t *item, void *arg)
@@ -188,6 +190,7 @@ static int on_tick(zloop_t *loop, int timer, void *arg)
     router_t *self = arg;
     pools_tick(self->pools);
     execute_tick(self);
+    waiting_tick(self);
     int64_t now = sp_clock_mono_ms();
     if (self->publisher != NULL && now >= self->heartbeat_ms) {
         sp_publisher_heartbeat(self->publisher);
@@ -310,6 +313,7 @@ static void close_all(router_t *self)
 {
     sp_member_stop(&self->member); // first: nobody should find us any more
     sp_watch_stop(&self->watch);
+    waiting_stop(self);
     if (self->pools != NULL)
         execute_stop(self);
     sp_server_close(&self->server);

@@ -16,6 +16,7 @@
 
 typedef struct shard_pools shard_pools_t; // pools.h
 typedef struct execution execution_t;     // execute.h
+typedef struct waiting waiting_t;         // waiting.h
 
 typedef struct router {
     const sp_config_t *config; // borrowed
@@ -33,6 +34,8 @@ typedef struct router {
     shard_pools_t *pools;      // connections
     execution_t *executions;   // all that are not answered
     size_t n_parked;           // of them waiting for a ring, a connection or time
+    waiting_t *waiting;        // requests for keyspaces that are not known yet
+    size_t n_waiting;          // count
     int64_t heartbeat_ms;      // when the feed's next heartbeat is due
     bool stopping;             // no attempt is started any more
     atomic_bool has_catalog;   // for readiness

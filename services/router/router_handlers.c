@@ -6,6 +6,7 @@
 #include "services/router/execute.h"
 #include "services/router/rings.h"
 #include "services/router/router.h"
+#include "services/router/waiting.h"
 
 static void answer(router_t *self, sp_request_t *request, const char *message,
                    const sp_schema_t *schema, const void *reply, const sp_error_t *err)
@@ -21,6 +22,8 @@ static void shard_for_key(void *arg, sp_request_t *request)
 {
     router_t *self = arg;
     const sp_msg_shard_for_key_t *m = request->body;
+    if (waiting_keep(self, m->keyspace, request, shard_for_key))
+        return;
     const sp_catalog_keyspace_view_t *k = NULL;
     sp_msg_shard_for_key_reply_t reply = {.has_hash = true, .has_ring_version = true};
     sp_error_t err = {0};
@@ -75,6 +78,8 @@ static void shards_for_keys(void *arg, sp_request_t *request)
 {
     router_t *self = arg;
     const sp_msg_shards_for_keys_t *m = request->body;
+    if (waiting_keep(self, m->keyspace, request, shards_for_keys))
+        return;
     const sp_catalog_keyspace_view_t *k = NULL;
     sp_msg_shards_for_keys_reply_t reply = {.has_ring_version = true};
     sp_error_t err = {0};
@@ -89,6 +94,8 @@ static void ring_get(void *arg, sp_request_t *request)
 {
     router_t *self = arg;
     const sp_msg_ring_get_t *m = request->body;
+    if (waiting_keep(self, m->keyspace, request, ring_get))
+        return;
     const sp_catalog_keyspace_view_t *k = NULL;
     sp_msg_ring_snapshot_t reply = {0};
     sp_error_t err = {0};
@@ -104,7 +111,9 @@ static void ring_get(void *arg, sp_request_t *request)
 
 static void execute(void *arg, sp_request_t *request)
 {
-    execute_handle(arg, request);
+    const sp_msg_execute_t *m = request->body;
+    if (!waiting_keep(arg, m->keyspace, request, execute))
+        execute_handle(arg, request);
 }
 
 const sp_dispatch_t router_dispatch[] = {
