@@ -85,6 +85,7 @@ static int on_second(zloop_t *loop, int timer, void *arg)
     bool fresh = m->catalog != NULL;
     atomic_store(&m->ready, fresh && (m->epoch == 0 || m->leading));
     sp_server_set_ready(m->server, m->leading);
+    sp_publisher_heartbeat(m->publisher); // a lost event shows within a second
     return 0;
 }
 

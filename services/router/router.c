@@ -334,7 +334,7 @@ int router_run(const sp_config_t *config, sp_error_t *err)
     int rc = open_all(&self, err);
     if (rc == 0) {
         sp_log(SP_LOG_INFO, "ROUTER-STARTED", "listen", sp_server_endpoint(self.server), NULL);
-        zloop_start(self.loop);
+        sp_mesh_run(self.loop);
         sp_log(SP_LOG_INFO, "ROUTER-STOPPED", NULL);
     }
     close_all(&self);
