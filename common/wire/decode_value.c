@@ -7,6 +7,7 @@
 typedef struct decoder {
     sp_arena_t *arena; // for lists, parts and decoded base64
     sp_error_t *err;   // may be NULL
+    bool skip_unknown; // fields of a newer release are passed over
 } decoder_t;
 
 static int decode_message(const decoder_t *d, const sp_schema_t *schema, const sp_path_t *up,
@@ -170,6 +171,9 @@ static int decode_message(const decoder_t *d, const sp_schema_t *schema, const s
     for (size_t n = 0; n < map->u.map.n; n++) {
         const sp_value_pair_t *pair = &map->u.map.pairs[n];
         int found = find_field(schema, pair->key);
+        if (found < 0 && d->skip_unknown) {
+            continue;
+        }
         if (found < 0) {
             return unknown_field(d, schema, up, pair->key);
         }
@@ -194,6 +198,7 @@ static int decode_message(const decoder_t *d, const sp_schema_t *schema, const s
 int sp_wire_decode_value(const sp_schema_t *schema, const sp_value_t *map, sp_arena_t *arena,
                          void *ret_body, sp_error_t *err)
 {
-    decoder_t d = {.arena = arena, .err = err};
+    // A part on its own is a record in etcd, which a newer release may have written; people's typing errors are in messages.
+    decoder_t d = {.arena = arena, .err = err, .skip_unknown = schema->id == 0};
     return decode_message(&d, schema, NULL, 1, map, ret_body);
 }
