@@ -5,6 +5,8 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 
 BUILD ?= build
+# V=1 shows the commands.
+Q := $(if $(V),,@)
 SAN ?=
 comma := ,
 PYTHON ?= /usr/bin/python3
@@ -70,31 +72,35 @@ gen: $(GEN_C) $(GEN_SQL) ## field tables, error lists and embedded SQL
 # ---- generated sources: one run of the generator makes all
 $(GEN)/.schemas: $(SCHEMAS) tools/schemagen.py
 	@mkdir -p $(GEN)/schemas
-	$(PYTHON) tools/schemagen.py --schemas schemas --out $(GEN)/schemas
+	@echo "  GEN  $(GEN)/schemas"
+	$(Q)$(PYTHON) tools/schemagen.py --schemas schemas --out $(GEN)/schemas
 	@touch $@
 $(GEN_C) $(GEN_H): $(GEN)/.schemas ;
 $(GEN)/%.h: %.sql tools/sqlgen.py
 	@mkdir -p $(@D)
-	$(PYTHON) tools/sqlgen.py $< $@
+	$(Q)$(PYTHON) tools/sqlgen.py $< $@
 
 # ---- compiling
 $(OUT)/%.o: %.c $(GEN)/.schemas $(GEN_SQL)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	@echo "  CC   $<"
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 $(OUT)/gen/%.o: $(GEN)/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	@echo "  CC   $<"
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 $(GEN)/schemas/%.c: $(GEN)/.schemas ;
 
 $(LIBCOMMON): $(COMMON_O)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 define SERVICE_RULE
 $(1)_O := $$(patsubst %.c,$$(OUT)/%.o,$$(wildcard services/$(1)/*.c))
 $$(BIN)/$(1): $$($(1)_O) $$(LIBCOMMON)
 	@mkdir -p $$(@D)
-	$$(CC) $$(ALL_LDFLAGS) $$^ -o $$@ $$(PKG_LIBS)
+	@echo "  LINK $$@"
+	$(Q)$$(CC) $$(ALL_LDFLAGS) $$^ -o $$@ $$(PKG_LIBS)
 run-$(1): $$(BIN)/$(1) ## run the $(1) with configs/$(1).json
 	$$(BIN)/$(1) --config configs/$(1).json
 -include $$($(1)_O:.o=.d)
@@ -104,7 +110,8 @@ $(foreach s,$(SERVICES),$(eval $(call SERVICE_RULE,$(s))))
 SHARDCTL_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard tools/shardctl/*.c))
 $(BIN)/shardctl: $(SHARDCTL_O) $(LIBCOMMON)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
+	@echo "  LINK $@"
+	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
 
 # ---- tests: each tests/unit/*_test.c (and fsm, contract) is one cmocka program; pure files of services are linked by name
 TEST_C := $(wildcard tests/unit/*_test.c tests/fsm/*_test.c tests/contract/*_test.c)
@@ -116,9 +123,10 @@ CLIENT_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard common/client/*.c))
 LIBCLIENT := $(OUT)/libclient.a
 $(LIBCLIENT): $(CLIENT_O)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 $(TEST_BIN): $(OUT)/%: $(OUT)/%.o $(TEST_EXTRA_O) $(LIBCLIENT) $(LIBCOMMON)
-	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS) $(CMOCKA_LIBS)
+	@echo "  LINK $@"
+	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS) $(CMOCKA_LIBS)
 
 unit: $(TEST_BIN) ## unit, state machine and contract tests in C
 	@set -e; for t in $(TEST_BIN); do echo "== $$t"; $$t; done
@@ -134,17 +142,21 @@ CLIENT_PIC_O := $(CLIENT_C:%.c=$(OUT)/pic/%.o) $(GEN_C:$(GEN)/%.c=$(OUT)/pic/gen
 CLIENT_LIBS := -lczmq -lzmq -ljansson -lsodium -lpthread
 $(OUT)/pic/%.o: %.c $(GEN)/.schemas
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -fPIC -c $< -o $@
+	@echo "  CC   $<"
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -c $< -o $@
 $(OUT)/pic/gen/%.o: $(GEN)/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -fPIC -c $< -o $@
+	@echo "  CC   $<"
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -c $< -o $@
 $(BIN)/$(CLIENT_SO): $(CLIENT_PIC_O) common/client/shardplane.map
 	@mkdir -p $(@D)
-	$(CC) -shared $(ALL_LDFLAGS) -Wl,-soname,$(CLIENT_SO) -Wl,--version-script=common/client/shardplane.map $(CLIENT_PIC_O) -o $@ $(CLIENT_LIBS)
+	@echo "  LINK $@"
+	$(Q)$(CC) -shared $(ALL_LDFLAGS) -Wl,-soname,$(CLIENT_SO) -Wl,--version-script=common/client/shardplane.map $(CLIENT_PIC_O) -o $@ $(CLIENT_LIBS)
 	@ln -sf $(CLIENT_SO) $(BIN)/libshardplane.so
 client: $(BIN)/$(CLIENT_SO) ## the public library libshardplane
 $(BIN)/example: examples/transfer.c $(BIN)/$(CLIENT_SO)
-	$(CC) -std=c99 -Wall -Wextra -pedantic -Icommon/client $< -o $@ -L$(BIN) -lshardplane -Wl,-rpath,$(abspath $(BIN))
+	@echo "  LINK $@"
+	$(Q)$(CC) -std=c99 -Wall -Wextra -pedantic -Icommon/client $< -o $@ -L$(BIN) -lshardplane -Wl,-rpath,$(abspath $(BIN))
 example: $(BIN)/example ## a small program that uses it
 
 install: build client ## binaries, library, header and pkg-config file under PREFIX (DESTDIR is honoured)
@@ -173,7 +185,8 @@ FOLLOW_RIG_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard services/resharder/follow*.
                   services/resharder/fence*.c) services/resharder/pure_follow.c tests/system/follow_rig.c)
 $(FOLLOW_RIG): $(FOLLOW_RIG_O) $(LIBCOMMON)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
+	@echo "  LINK $@"
+	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
 -include $(FOLLOW_RIG_O:.o=.d)
 
 system: build client $(FOLLOW_RIG) ## the real stack, driven as an outsider would (PYTEST="-k name -x")
