@@ -39,6 +39,9 @@ $(DEPS_MK): tools/deps.sh Makefile
 	printf 'PKG_CFLAGS := %s\nPKG_LIBS := %s -lpthread -lm\nCMOCKA_LIBS := %s\n' "$$cflags" "$$libs" "$$cmocka" > $@
 
 WARN := -Wall -Wextra -Wconversion -Wno-sign-conversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wformat=2 $(if $(CI),-Werror)
+ifeq ($(SAN),tsan)
+export TSAN_OPTIONS ?= suppressions=$(CURDIR)/tests/tsan.supp
+endif
 SAN_FLAGS := $(if $(filter asan,$(SAN)),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined) $(if $(filter tsan,$(SAN)),-fsanitize=thread)
 CFLAGS ?= -O2 -g
 ALL_CFLAGS := -std=gnu17 $(CFLAGS) -fno-omit-frame-pointer $(WARN) $(SAN_FLAGS) -I. -I$(GEN) $(PKG_CFLAGS) -D_GNU_SOURCE -MMD -MP
