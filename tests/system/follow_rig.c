@@ -124,7 +124,8 @@ static void read_shard(sp_arena_t *arena, const json_t *json, task_shard_t *shar
     const json_t *replicas = json_object_get(json, "replicas");
     shard->replicas = sp_arena_alloc(arena, json_array_size(replicas) + 1, sizeof *shard->replicas);
     for (size_t i = 0; i < json_array_size(replicas); i++)
-        if (sp_dsn_parse(sp_str(sp_arena_strz(arena, json_string_value(json_array_get(replicas, i)))),
+        if (sp_dsn_parse(sp_str(
+                             sp_arena_strz(arena, json_string_value(json_array_get(replicas, i)))),
                          arena, &shard->replicas[i], &err) == 0)
             shard->n_replicas++;
 }
@@ -181,6 +182,34 @@ static int print_fingerprints(task_t *task, sp_error_t *err)
     return rc != 0;
 }
 
+static int install_all(task_t *task, sp_error_t *err)
+{
+    int rc = install(task, &task->source, true, err);
+    for (size_t i = 0; i < task->n_targets && !rc; i++)
+        rc = install(task, &task->targets[i], false, err);
+    if (rc)
+        fprintf(stderr, "rig: %s\n", err->text);
+    return rc != 0;
+}
+
+static int follow(task_t *task)
+{
+    sp_msg_task_update_t result = {0};
+    sp_error_t err = {0};
+    fcntl(0, F_SETFL, O_NONBLOCK);
+    int rc = task_follow(task, &result, &err);
+    result.state = rc ? SP_TASK_STATE_FAILED : SP_TASK_STATE_DONE;
+    result.has_state = true;
+    sp_msg_error_t error = {.code = sp_str(sp_error_name(err.code)),
+                            .message = sp_str(err.text),
+                            .retryable = err.retryable,
+                            .has_retryable = true};
+    if (rc)
+        result.error = &error;
+    task_update(task, &result, NULL);
+    return rc && rc != SP_E_CANCELLED;
+}
+
 int main(int argc, char **argv)
 {
     json_error_t fault;
@@ -208,30 +237,12 @@ int main(int argc, char **argv)
         read_shard(arena, json_array_get(json_object_get(json, "targets"), i), &task.targets[i]);
     snprintf(task.application_name, sizeof task.application_name, "shardplane/%.*s/follow",
              (int)assign.job_id.len, assign.job_id.ptr);
-    if (argc == 3 && strcmp(argv[2], "fingerprints") == 0)
-        return print_fingerprints(&task, &err);
-    if (argc == 3) { // install
-        int bad = install(&task, &task.source, true, &err);
-        for (size_t i = 0; i < task.n_targets && !bad; i++)
-            bad = install(&task, &task.targets[i], false, &err);
-        if (bad)
-            fprintf(stderr, "rig: %s\n", err.text);
-        return bad != 0;
-    }
-    fcntl(0, F_SETFL, O_NONBLOCK);
-    sp_msg_task_update_t result = {0};
-    int rc = task_follow(&task, &result, &err);
-    result.state = rc ? SP_TASK_STATE_FAILED : SP_TASK_STATE_DONE;
-    result.has_state = true;
-    sp_msg_error_t error = {.code = sp_str(sp_error_name(err.code)),
-                            .message = sp_str(err.text),
-                            .retryable = err.retryable,
-                            .has_retryable = true};
-    if (rc)
-        result.error = &error;
-    task_update(&task, &result, &err);
+    bool plain = argc < 3;
+    int status = plain                                  ? follow(&task)
+                 : strcmp(argv[2], "fingerprints") == 0 ? print_fingerprints(&task, &err)
+                                                        : install_all(&task, &err);
     free(text);
     json_decref(json);
     sp_arena_destroy(&arena);
-    return rc && rc != SP_E_CANCELLED;
+    return status;
 }
