@@ -1,8 +1,6 @@
 """What operators and programs see: shards, health, events, metrics, the command line."""
 import json
-import os
 import re
-import subprocess
 import threading
 import time
 import urllib.request
@@ -10,7 +8,7 @@ import urllib.request
 import pytest
 
 from harness.api import ApiError
-from harness.rig import BIN, SLOW
+from harness.rig import SLOW
 from ledger import checker
 from ledger.route_client import RouteClient, RouteError
 
@@ -138,9 +136,3 @@ def test_events_tell_the_story_of_a_job(cell):
     order = [s for s in ("precopy", "deltasync", "validating", "ready", "cutover", "completed") if s in states]
     assert order == ["precopy", "deltasync", "validating", "ready", "cutover", "completed"], states
     assert states.index("precopy") < states.index("completed")
-
-
-def shardctl(rig, *args):
-    done = subprocess.run([os.path.join(BIN, "shardctl"), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          timeout=60, check=False, env={**os.environ, "SHARDPLANE_GATEWAY": rig.api.base})
-    return done.returncode, done.stdout, done.stderr
