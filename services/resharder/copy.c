@@ -116,9 +116,8 @@ static int open_target(copy_t *self, size_t i, sp_error_t *err)
         return rc;
     sink->pg = pool_pg(sink->lent);
     sp_pg_set_timeout(sink->pg, CONTROL_MS);
-    if (rc == 0)
-        rc = sp_pg_exec(sink->pg,
-                        "BEGIN; SET LOCAL lock_timeout = '20s'; SET LOCAL row_security = off", err);
+    rc = sp_pg_exec(sink->pg, "BEGIN; SET LOCAL lock_timeout = '20s'; SET LOCAL row_security = off",
+                    err);
     if (rc == 0)
         rc = sp_owner_hold_epoch(sink->pg, self->task->epoch, err);
     if (rc == 0)
@@ -338,6 +337,8 @@ static int run(copy_t *self, sp_error_t *err)
 {
     size_t open = 0;
     int rc = prepare(self, err);
+    if (rc == 0 && self->sinks == NULL)
+        return no_memory(err);
     for (size_t i = 0; rc == 0 && i < self->task->n_targets; i++) {
         if ((rc = open_target(self, i, err)) != 0)
             sp_error_prefix(err, "target %s", self->task->targets[i].shard_id);
@@ -345,7 +346,10 @@ static int run(copy_t *self, sp_error_t *err)
     }
     if (rc != 0 || open == 0) // nothing to do: an earlier try committed everywhere
         return rc;
-    if ((rc = open_source(self, err)) != 0 || (rc = start_source(self, err)) != 0)
+    rc = open_source(self, err);
+    if (rc == 0)
+        rc = start_source(self, err);
+    if (rc != 0)
         return sp_error_prefix(err, "source %s", self->task->source.shard_id);
     // Rows of a target that has them already are dropped; what it counted then stands.
     int64_t *counted = sp_arena_alloc(self->arena, self->task->n_targets, sizeof *counted);

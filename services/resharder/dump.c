@@ -250,7 +250,7 @@ static int make(task_t *task, const char *key, dump_t **ret_dump, sp_error_t *er
         rc = restore_section(task, archive, "post-data", arena, &dump->post, err);
     if (archive >= 0)
         close(archive);
-    if (rc != 0) {
+    if (rc != 0 || dump == NULL) {
         sp_arena_destroy(&arena);
         return sp_error_prefix(err, "schema of source %s", task->source.shard_id);
     }
@@ -282,7 +282,7 @@ static int get(task_t *task, bool fresh, const dump_t **ret_dump, sp_error_t *er
     }
     pthread_mutex_unlock(&lock);
     int rc = dump == NULL ? make(task, key, &dump, err) : 0;
-    if (rc != 0)
+    if (rc != 0 || dump == NULL)
         return rc;
     pthread_mutex_lock(&lock);
     if (cached != dump) {

@@ -62,13 +62,11 @@ static void blank_restrict(char *text)
     if (begin == NULL || (first != NULL && first < begin))
         return;
     char *key = begin + 11, *end = strchr(key, '\n');
-    char tail[200];
+    static const char tail[] = "\n\\unrestrict ";
     size_t len = end != NULL ? (size_t)(end - key) : 0;
     if (len == 0 || len > 100)
         return;
     memset(begin + 1, ' ', (size_t)(end - begin) - 1);
-    memcpy(tail, "\n\\unrestrict ", 13);
-    memset(tail + 13, 0, sizeof tail - 13);
     // The key itself was blanked: the last line that starts so is the one, for nothing follows it.
     char *last = NULL;
     for (char *p = end; (p = strstr(p, tail)) != NULL; p++)
@@ -82,15 +80,15 @@ int dump_cut(char *text, sp_arena_t *arena, dump_section_t *ret_section, sp_erro
 {
     dump_section_t section = {.prelude = text};
     dump_entry_t entry;
-    char *end, *at;
+    char *end;
     blank_restrict(text);
-    for (at = text; (at = next_mark(at, &entry, &end)) != NULL; at = end)
+    for (char *at = text; next_mark(at, &entry, &end) != NULL; at = end)
         section.n++;
     section.entries = sp_arena_alloc(arena, section.n + 1, sizeof *section.entries);
     if (section.entries == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the schema's dump");
     size_t i = 0;
-    for (at = text; (at = next_mark(at, &entry, &end)) != NULL; at = end) {
+    for (char *from = text, *at; (at = next_mark(from, &entry, &end)) != NULL; from = end) {
         *at = '\0'; // ends what stood before
         int rc = read_deps(&end, arena, &entry, err);
         if (rc != 0)

@@ -1,4 +1,5 @@
 // Task `schema`: the source's pre-data on every target, with closed guards, in one transaction a target.
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,8 +169,8 @@ static int spread_sequences(task_t *task, target_t *t, sp_error_t *err)
             rc = sp_error_set(err, SP_E_MALFORMED, "sequence %s has no increment",
                               PQgetvalue(result, i, 0));
         else if (step % stride != 0) // else the source has the stride already
-            rc = sp_pg_execf(t->pg, err, "ALTER SEQUENCE %s INCREMENT BY %lld",
-                             PQgetvalue(result, i, 0), (long long)(step * stride));
+            rc = sp_pg_execf(t->pg, err, "ALTER SEQUENCE %s INCREMENT BY %" PRId64,
+                             PQgetvalue(result, i, 0), step * stride);
     }
     PQclear(result);
     return rc;

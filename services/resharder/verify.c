@@ -1,4 +1,5 @@
 // Task `verify`: source and targets at one position, compared by count and order-independent hash, down to the keys that differ.
+#include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -170,6 +171,7 @@ static int compare_range(verify_t *self, size_t target, int64_t from, int64_t to
 static void group_range(const verify_t *self, const group_t *g, int shift, int64_t *from,
                         int64_t *to)
 {
+    assert(self->route.starts != NULL); // made by prepare()
     uint64_t width = shift >= 64 ? UINT64_MAX : (UINT64_C(1) << shift) - 1;
     int64_t low = (int64_t)((uint64_t)g->bucket << shift), high = (int64_t)((uint64_t)low + width);
     int64_t piece_low = self->route.starts[g->piece];
@@ -190,6 +192,7 @@ typedef struct suspect {
 static size_t find_suspects(verify_t *self, size_t target, int64_t from, int64_t to, int shift,
                             suspect_t *out, size_t max)
 {
+    assert(self->sides != NULL && self->route.owners != NULL); // made by prepare()
     const PGresult *a = self->sides[0].result, *b = self->sides[target + 1].result;
     size_t n = 0;
     group_t g = {0}, h = {0};
@@ -277,6 +280,7 @@ static int compare(verify_t *self, sp_error_t *err)
     const sp_msg_task_assign_t *a = self->task->assign;
     int64_t from = a->has_hash_from ? a->hash_from : INT64_MIN,
             to = a->has_hash_to ? a->hash_to : INT64_MAX;
+    assert(self->sides != NULL); // made by prepare()
     size_t n_targets = self->task->n_targets;
     size_t *n = sp_arena_alloc(self->task->arena, n_targets, sizeof *n);
     suspect_t *suspects =
