@@ -337,6 +337,9 @@ static int open_all(job_t *job, sp_error_t *err)
         return rc;
     const sp_msg_task_update_t *u = job->follow ? &job->follow->last : NULL;
     int64_t started = u && u->fence_attempt == job->rec->attempt ? u->fence_started_us : 0;
+    // Whoever saw the lock is dead: the state's begin is a little before it, so the pause is not told too small.
+    if (started == 0 && job->rec->phases.n > 0)
+        started = job->rec->phases.items[job->rec->phases.n - 1].started_ms * 1000;
     sp_str_t marker = u && u->fence_attempt == job->rec->attempt ? sp_arena_str(job->arena, u->marker_lsn) : (sp_str_t){0};
     if (!job_follow_lost(job)) {
         sp_msg_task_control_t control = {.verb = SP_TASK_VERB_OPEN, .has_verb = true, .attempt = job->rec->attempt, .has_attempt = true,
