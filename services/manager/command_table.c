@@ -179,7 +179,8 @@ static int put_table(command_t *c, const sp_catalog_keyspace_view_t *view, const
         sp_catalog_txn_destroy(&txn);
         return command_no_memory(err);
     }
-    memcpy(items, k.tables.items, k.tables.n * sizeof *items);
+    if (k.tables.n > 0)
+        memcpy(items, k.tables.items, k.tables.n * sizeof *items);
     items[k.tables.n] = *table;
     k.tables.items = items;
     k.tables.n++;
