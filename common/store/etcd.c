@@ -77,8 +77,10 @@ static int read_kv(etcd_t *self, const sp_value_t *map, int64_t revision, sp_are
     return 0;
 }
 
+// since 0: the whole list; else only what changed after it, and count is of all keys.
 static int read_range(etcd_t *self, const sp_value_t *reply, sp_str_t wanted, bool prefix,
-                      int64_t revision, sp_arena_t *arena, sp_kv_list_t *ret_list, sp_error_t *err)
+                      int64_t since, sp_arena_t *arena, sp_kv_list_t *ret_list, size_t *ret_count,
+                      sp_error_t *err)
 {
     const sp_value_t *kvs = sp_value_get(reply, "kvs");
     bool more;
@@ -88,8 +90,11 @@ static int read_range(etcd_t *self, const sp_value_t *reply, sp_str_t wanted, bo
         rc = sp_etcd_int64(reply, "count", &count, err);
     if (rc != 0)
         return rc;
+    // The header is the newest seen, for it was just accepted.
+    int64_t revision = self->http.seen_revision;
     size_t n = kvs && kvs->kind == SP_VALUE_LIST ? kvs->u.list.n : 0;
-    if ((kvs && kvs->kind != SP_VALUE_LIST) || more || count != (int64_t)n || (!prefix && n > 1))
+    bool whole = since > 0 ? count >= (int64_t)n : count == (int64_t)n;
+    if ((kvs && kvs->kind != SP_VALUE_LIST) || more || !whole || (!prefix && n > 1))
         return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "etcd's answer: not the whole list");
     sp_kv_list_t list = {.n = n, .revision = revision};
     list.items = sp_arena_alloc(arena, n, sizeof *list.items);
@@ -105,21 +110,24 @@ static int read_range(etcd_t *self, const sp_value_t *reply, sp_str_t wanted, bo
         if (!asked || (i > 0 && sp_str_cmp(list.items[i - 1].key, key) >= 0))
             rc = sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "etcd's answer: keys out of order");
     }
-    if (rc == 0)
+    if (rc == 0) {
         *ret_list = list;
+        *ret_count = (size_t)count;
+    }
     return rc;
 }
 
-static int etcd_range(sp_store_t *base, sp_str_t key, bool prefix, sp_arena_t *arena,
-                      sp_kv_list_t *ret_list, sp_error_t *err)
+static int request_range(etcd_t *self, sp_str_t key, bool prefix, int64_t since, sp_arena_t *arena,
+                         sp_kv_list_t *ret_list, size_t *ret_count, sp_error_t *err)
 {
-    etcd_t *self = (etcd_t *)base;
     begin(self);
     add_key(self, "key", key, false);
     if (prefix) {
         sp_buf_addc(&self->request, ',');
         add_key(self, "range_end", key, true);
     }
+    if (since > 0)
+        sp_buf_printf(&self->request, ",\"min_mod_revision\":\"%lld\"", (long long)since + 1);
     sp_buf_addc(&self->request, '}');
     sp_arena_t *scratch = sp_arena_new(SCRATCH_LIMIT);
     if (!scratch)
@@ -127,11 +135,23 @@ static int etcd_range(sp_store_t *base, sp_str_t key, bool prefix, sp_arena_t *a
     sp_value_t reply;
     int rc = sp_etcd_post(&self->http, "kv/range", &self->request, SP_ETCD_READ, false, scratch,
                           &reply, err);
-    // The header is the newest seen, for it was just accepted.
     if (rc == 0)
-        rc = read_range(self, &reply, key, prefix, self->http.seen_revision, arena, ret_list, err);
+        rc = read_range(self, &reply, key, prefix, since, arena, ret_list, ret_count, err);
     sp_arena_destroy(&scratch);
     return rc;
+}
+
+static int etcd_range(sp_store_t *base, sp_str_t key, bool prefix, sp_arena_t *arena,
+                      sp_kv_list_t *ret_list, sp_error_t *err)
+{
+    size_t count;
+    return request_range((etcd_t *)base, key, prefix, 0, arena, ret_list, &count, err);
+}
+
+static int etcd_changes(sp_store_t *base, sp_str_t prefix, int64_t since, sp_arena_t *arena,
+                        sp_kv_list_t *ret_list, size_t *ret_count, sp_error_t *err)
+{
+    return request_range((etcd_t *)base, prefix, true, since, arena, ret_list, ret_count, err);
 }
 
 static int etcd_revision(sp_store_t *base, int64_t *ret_revision, sp_error_t *err)
@@ -327,6 +347,7 @@ static void etcd_close(sp_store_t *base)
 static const sp_store_ops_t etcd_ops = {
     .close = etcd_close,
     .range = etcd_range,
+    .changes = etcd_changes,
     .txn = etcd_txn,
     .lease_grant = etcd_lease_grant,
     .lease_keepalive = etcd_lease_keepalive,

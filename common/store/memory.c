@@ -122,8 +122,9 @@ static void leave(void)
     pthread_mutex_unlock(&lock);
 }
 
-static int memory_range(sp_store_t *base, sp_str_t key, bool prefix, sp_arena_t *arena,
-                        sp_kv_list_t *ret_list, sp_error_t *err)
+// Records that match, changed after `since`; *ret_count: all that match.
+static int collect(sp_store_t *base, sp_str_t key, bool prefix, int64_t since, sp_arena_t *arena,
+                   sp_kv_list_t *ret_list, size_t *ret_count, sp_error_t *err)
 {
     database_t *db = enter(base);
     size_t n = 0;
@@ -132,9 +133,13 @@ static int memory_range(sp_store_t *base, sp_str_t key, bool prefix, sp_arena_t 
     sp_kv_list_t list = {.items = sp_arena_alloc(arena, n, sizeof *list.items),
                          .revision = db->revision};
     bool ok = list.items != NULL;
+    *ret_count = 0;
     for (record_t *r = db->records; ok && r; r = r->next) {
         sp_str_t k = key_of(r);
         if (prefix ? k.len < key.len || memcmp(k.ptr, key.ptr, key.len) != 0 : !sp_str_eq(k, key))
+            continue;
+        ++*ret_count;
+        if (r->mod_revision <= since)
             continue;
         sp_kv_t *kv = &list.items[list.n++];
         *kv = (sp_kv_t){.key = sp_arena_str(arena, k),
@@ -149,6 +154,19 @@ static int memory_range(sp_store_t *base, sp_str_t key, bool prefix, sp_arena_t 
         return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE, "the list does not fit");
     *ret_list = list;
     return 0;
+}
+
+static int memory_range(sp_store_t *base, sp_str_t key, bool prefix, sp_arena_t *arena,
+                        sp_kv_list_t *ret_list, sp_error_t *err)
+{
+    size_t count;
+    return collect(base, key, prefix, 0, arena, ret_list, &count, err);
+}
+
+static int memory_changes(sp_store_t *base, sp_str_t prefix, int64_t since, sp_arena_t *arena,
+                          sp_kv_list_t *ret_list, size_t *ret_count, sp_error_t *err)
+{
+    return collect(base, prefix, true, since, arena, ret_list, ret_count, err);
 }
 
 static bool holds(database_t *db, const sp_cmp_t *cmp)
@@ -375,6 +393,7 @@ static void memory_close(sp_store_t *base)
 static const sp_store_ops_t memory_ops = {
     .close = memory_close,
     .range = memory_range,
+    .changes = memory_changes,
     .txn = memory_txn,
     .lease_grant = memory_lease_grant,
     .lease_keepalive = memory_lease_keepalive,

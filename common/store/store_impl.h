@@ -18,6 +18,9 @@ typedef struct sp_store_ops {
     // One key, or with `prefix` all that start with it.
     int (*range)(sp_store_t *self, sp_str_t key, bool prefix, sp_arena_t *arena,
                  sp_kv_list_t *ret_list, sp_error_t *err);
+    // Of the keys that start with prefix, those changed after `since`; *ret_count is how many there are in all.
+    int (*changes)(sp_store_t *self, sp_str_t prefix, int64_t since, sp_arena_t *arena,
+                   sp_kv_list_t *ret_list, size_t *ret_count, sp_error_t *err);
     int (*txn)(sp_store_t *self, const sp_cmp_t *cmps, size_t n_cmps, const sp_op_t *ops,
                size_t n_ops, bool *ret_committed, int64_t *ret_revision, sp_error_t *err);
     int (*lease_grant)(sp_store_t *self, int64_t ttl_s, int64_t *ret_lease, sp_error_t *err);

@@ -15,7 +15,14 @@
 #include "common/base/random.h"
 #include "common/store/store_impl.h"
 
-enum { PROBE_MS = 1000, DEFAULT_RELIST_MS = 30000, BACKOFF_MS = 100, BACKOFF_CAP_MS = 1000 };
+// Lists closer than GAP_MS to each other become one: a burst of changes is one snapshot.
+enum {
+    GAP_MS = 10,
+    PROBE_MS = 1000,
+    DEFAULT_RELIST_MS = 30000,
+    BACKOFF_MS = 100,
+    BACKOFF_CAP_MS = 1000
+};
 #define SNAPSHOT_LIMIT ((size_t)256 * 1024 * 1024)
 
 struct sp_watch {
@@ -31,6 +38,7 @@ struct sp_watch {
     sp_kv_list_t list;        // latest snapshot
     bool fresh;               // it was not taken yet
     int64_t listed_ms;        // the thread's: when it last listed
+    int64_t whole_ms;         // the thread's: when it last listed all
     int64_t revision;         // the thread's: of its last list
     bool down;                // the thread's: the store did not answer last time
 };
@@ -90,12 +98,59 @@ static void publish(sp_watch_t *self, sp_arena_t *arena, const sp_kv_list_t *lis
         set_event(self->news_fd);
 }
 
-static bool list_now(sp_watch_t *self)
+// The last snapshot with the changes merged in; false when a key is gone (the counts differ) or it does not fit.
+static bool merge(const sp_kv_list_t *old, const sp_kv_list_t *changes, size_t count,
+                  sp_arena_t *arena, sp_kv_list_t *ret_list)
+{
+    sp_kv_list_t list = {.items = sp_arena_alloc(arena, count, sizeof *list.items),
+                         .revision = changes->revision};
+    size_t o = 0, c = 0;
+    while (list.items && list.n < count && (o < old->n || c < changes->n)) {
+        int order = o == old->n       ? 1
+                    : c == changes->n ? -1
+                                      : sp_str_cmp(old->items[o].key, changes->items[c].key);
+        if (order >= 0) {
+            list.items[list.n++] = changes->items[c++];
+            o += order == 0;
+            continue;
+        }
+        sp_kv_t *kv = &list.items[list.n++];
+        *kv = old->items[o++];
+        kv->key = sp_arena_str(arena, kv->key);
+        kv->value = sp_arena_str(arena, kv->value);
+        if (!kv->key.ptr || !kv->value.ptr)
+            return false;
+    }
+    if (!list.items || list.n != count || o < old->n || c < changes->n)
+        return false;
+    *ret_list = list;
+    return true;
+}
+
+// A linearizable read of what changed since the last snapshot. A key whose revision is not above that snapshot's was in it, with
+// the same value; so when the number of keys is right, old and changed ones together are the whole. Where a key was deleted it is
+// not, and all is listed.
+static int read_snapshot(sp_watch_t *self, bool whole, sp_arena_t *arena, sp_kv_list_t *ret_list,
+                         sp_error_t *err)
+{
+    if (!whole && self->arena) {
+        sp_kv_list_t changes;
+        size_t count;
+        int rc = self->store->ops->changes(self->store, sp_str(self->prefix), self->revision, arena,
+                                           &changes, &count, err);
+        if (rc != 0 || merge(&self->list, &changes, count, arena, ret_list))
+            return rc;
+        sp_arena_reset(arena);
+    }
+    return sp_store_list(self->store, sp_str(self->prefix), arena, ret_list, err);
+}
+
+static bool list_now(sp_watch_t *self, bool whole)
 {
     sp_error_t err = {0};
     sp_kv_list_t list = {0};
     sp_arena_t *arena = sp_arena_new(SNAPSHOT_LIMIT);
-    int rc = arena ? sp_store_list(self->store, sp_str(self->prefix), arena, &list, &err)
+    int rc = arena ? read_snapshot(self, whole, arena, &list, &err)
                    : sp_error_set(&err, SP_E_OUT_OF_MEMORY, "watch");
     // A handle refuses answers that are behind, but a new one would not know: never hand out an older snapshot.
     if (rc == 0 && list.revision < self->revision)
@@ -109,6 +164,8 @@ static bool list_now(sp_watch_t *self)
     }
     self->revision = list.revision;
     self->listed_ms = sp_clock_mono_ms();
+    if (whole)
+        self->whole_ms = self->listed_ms;
     heard(self);
     publish(self, arena, &list);
     return true;
@@ -124,9 +181,18 @@ static bool probe(sp_watch_t *self)
         return false;
     }
     heard(self);
-    if (revision != self->revision || sp_clock_mono_ms() - self->listed_ms >= self->relist_ms)
-        return list_now(self);
+    if (sp_clock_mono_ms() - self->whole_ms >= self->relist_ms)
+        return list_now(self, true);
+    if (revision != self->revision)
+        return list_now(self, false);
     return true;
+}
+
+// Waits unless stop is asked: then true.
+static bool stopped_within(sp_watch_t *self, int64_t ms)
+{
+    struct pollfd fd = {.fd = self->stop_fd, .events = POLLIN};
+    return poll(&fd, 1, ms > 0 ? (int)ms : 0) > 0;
 }
 
 // Follows one stream until it is lost or stop is asked.
@@ -142,7 +208,8 @@ static void follow(sp_watch_t *self)
         switch (
             ops->watch_wait(self->store, PROBE_MS < self->relist_ms ? PROBE_MS : self->relist_ms)) {
         case SP_NEWS_CHANGED:
-            going = list_now(self);
+            going = !stopped_within(self, self->listed_ms + GAP_MS - sp_clock_mono_ms()) &&
+                    list_now(self, sp_clock_mono_ms() - self->whole_ms >= self->relist_ms);
             break;
         case SP_NEWS_NONE:
             going = probe(self);
@@ -156,13 +223,6 @@ static void follow(sp_watch_t *self)
     ops->watch_end(self->store);
 }
 
-// Waits unless stop is asked: then true.
-static bool stopped_within(sp_watch_t *self, int64_t ms)
-{
-    struct pollfd fd = {.fd = self->stop_fd, .events = POLLIN};
-    return poll(&fd, 1, (int)ms) > 0;
-}
-
 static void *run(void *arg)
 {
     sp_watch_t *self = arg;
@@ -171,7 +231,7 @@ static void *run(void *arg)
                                      ? sp_random_backoff_ms(failures, BACKOFF_MS, BACKOFF_CAP_MS)
                                      : 0)) {
         int64_t began_ms = sp_clock_mono_ms();
-        if (!list_now(self)) {
+        if (!list_now(self, true)) {
             failures++;
             continue;
         }

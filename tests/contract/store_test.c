@@ -471,6 +471,77 @@ static void test_watch_sees_all_of_many(void **state)
     sp_watch_stop(&w);
 }
 
+static void test_changes_since_a_revision(void **state)
+{
+    env_t *e = *state;
+    put(e->store, "a", "1", 0);
+    put(e->store, "b", "1", 0);
+    int64_t since = list(e, "").revision;
+    sp_kv_list_t l;
+    size_t count;
+    assert_int_equal(e->store->ops->changes(e->store, SP_STR(""), since, e->arena, &l, &count,
+                                            NULL),
+                     0);
+    assert_int_equal(l.n, 0);
+    assert_int_equal(count, 2);
+    put(e->store, "b", "2", 0);
+    put(e->store, "c", "1", 0);
+    assert_int_equal(e->store->ops->changes(e->store, SP_STR(""), since, e->arena, &l, &count,
+                                            NULL),
+                     0);
+    assert_int_equal(l.n, 2);
+    assert_true(sp_str_eqz(l.items[0].key, "b") && sp_str_eqz(l.items[0].value, "2"));
+    assert_int_equal(count, 3);
+}
+
+// Changes are merged into the last snapshot: a key that goes while another comes must not be kept.
+static void test_watch_sees_deletes_among_changes(void **state)
+{
+    env_t *e = *state;
+    const char *keys[] = {"a", "c", "e"};
+    for (size_t i = 0; i < 3; i++)
+        put(e->store, keys[i], "1", 0);
+    sp_watch_t *w = start_watch(e, "", 60000);
+    sp_kv_list_t l = {0};
+    assert_true(take_until(e, w, 3, 5000, &l));
+    const struct {
+        sp_op_t ops[3];   // one transaction
+        size_t n;         // count
+        const char *keys; // afterwards
+    } rows[] = {
+        {{{.key = SP_STR("b"), .value = SP_STR("2")}, {.key = SP_STR("c"), .remove = true}},
+         2,
+         "abe"},
+        {{{.key = SP_STR("a"), .remove = true}, {.key = SP_STR("f"), .value = SP_STR("3")}},
+         2,
+         "bef"},
+        {{{.key = SP_STR("e"), .value = SP_STR("4")}, {.key = SP_STR("0"), .value = SP_STR("4")}},
+         2,
+         "0bef"},
+        {{{.key = SP_STR("f"), .remove = true}}, 1, "0be"},
+        {{{.key = SP_STR("z"), .value = SP_STR("5")}}, 1, "0bez"},
+        {{{.key = SP_STR("0"), .remove = true},
+          {.key = SP_STR("b"), .remove = true},
+          {.key = SP_STR("e"), .value = SP_STR("6")}},
+         3,
+         "ez"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_true(txn(e->store, NULL, 0, rows[i].ops, rows[i].n));
+        assert_true(take(e, w, 900, &l)); // by the stream
+        char seen[16] = "";
+        for (size_t k = 0; k < l.n && k < 15; k++)
+            seen[k] = l.items[k].key.ptr[0];
+        assert_string_equal(seen, rows[i].keys);
+        sp_kv_list_t all = list(e, "");
+        for (size_t k = 0; k < l.n; k++) {
+            assert_true(sp_str_eq(l.items[k].value, all.items[k].value));
+            assert_int_equal(l.items[k].mod_revision, all.items[k].mod_revision);
+        }
+    }
+    sp_watch_stop(&w);
+}
+
 static void test_watch_sees_lease_end(void **state)
 {
     env_t *e = *state;
@@ -937,6 +1008,8 @@ int main(void)
         BOTH(test_election),
         BOTH(test_watch_tells_changes),
         BOTH(test_watch_sees_all_of_many),
+        BOTH(test_changes_since_a_revision),
+        BOTH(test_watch_sees_deletes_among_changes),
         BOTH(test_watch_sees_lease_end),
         BOTH(test_watch_stops_at_once),
         ETCD(test_watch_of_compacted_revision),
