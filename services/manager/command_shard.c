@@ -236,8 +236,11 @@ static int refuse_delete(const command_t *c, const sp_msg_catalog_shard_t *s, sp
         return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " takes part in job " SP_STR_FMT, SP_STR_ARG(s->id), SP_STR_ARG(s->job_id));
     for (size_t i = 0; i < c->env->catalog->n_jobs; i++) {
         const sp_msg_catalog_job_t *j = c->env->catalog->jobs[i].job;
-        if (j->state == SP_JOB_STATE_COMPLETED && sp_str_eq(j->source_shard_id, s->id))
-            return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " is the source of job " SP_STR_FMT ", which is not finalized", SP_STR_ARG(s->id),
+        bool part = sp_str_eq(j->source_shard_id, s->id);
+        for (size_t k = 0; k < j->targets.n; k++)
+            part = part || sp_str_eq(j->targets.items[k].shard_id, s->id);
+        if (j->state == SP_JOB_STATE_COMPLETED && part)
+            return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " has a part in job " SP_STR_FMT ", which is not finalized", SP_STR_ARG(s->id),
                                 SP_STR_ARG(j->id));
     }
     return 0;

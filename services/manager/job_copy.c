@@ -195,7 +195,7 @@ static int step_copy(job_t *job, sp_error_t *err)
                 break;
         }
         job_batch_t batch = {.n = c.n, .what = "copy", .kind = SP_TASK_KIND_COPY, .assign = assign_copy, .done = done_copy, .progress = progress_copy,
-                             .lost = job_holder_lost, .arg = &c};
+                             .lost = job_holder_lost, .keeps_wal = true, .arg = &c};
         rc = job_batch_run(job, &batch, err);
         if (rc == SP_E_UNAVAILABLE && job_holder_lost(job)) {
             sp_log(SP_LOG_WARN, "JOB-SNAPSHOT-LOST", "job", job->id, NULL);
@@ -232,7 +232,7 @@ static int assign_index(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_m
 
 static int index_phase(job_t *job, int64_t phase, sp_error_t *err)
 {
-    job_batch_t batch = {.n = job->rec->targets.n, .what = "index", .kind = SP_TASK_KIND_INDEX, .assign = assign_index, .arg = &phase};
+    job_batch_t batch = {.n = job->rec->targets.n, .what = "index", .kind = SP_TASK_KIND_INDEX, .assign = assign_index, .keeps_wal = true, .arg = &phase};
     return job_batch_run(job, &batch, err);
 }
 

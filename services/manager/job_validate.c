@@ -138,7 +138,7 @@ int job_validating(job_t *job, sp_error_t *err)
         rc = cut_parts(job, c, err);
     if (rc == 0) {
         job_batch_t batch = {.n = c->n, .what = "verify", .kind = SP_TASK_KIND_VERIFY, .assign = assign_verify, .done = done_verify,
-                             .lost = job_follow_lost, .arg = c};
+                             .lost = job_follow_lost, .keeps_wal = true, .arg = c};
         rc = job_batch_run(job, &batch, err);
     }
     if (rc == SP_E_STALE_EPOCH)

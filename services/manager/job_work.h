@@ -92,6 +92,7 @@ typedef struct job_batch {
     int (*done)(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *update, sp_error_t *err); // may be NULL
     void (*progress)(job_t *job, void *arg, int64_t rows_running, int64_t bytes_running);  // may be NULL
     bool (*lost)(job_t *job);                                                              // true: what all items need is gone
+    bool keeps_wal;                                                                        // the slot holds WAL meanwhile: look at its budget
     void *arg;                                                                             // of the functions
 } job_batch_t;
 // 0 when all are done. `unavailable` (retryable) when lost() said so.
