@@ -91,7 +91,9 @@ static int encode_message(const encoder_t *e, const sp_schema_t *schema, const s
         if (f->secret && !e->with_secrets) {
             continue;
         }
-        if (!sp_field_present(f, body)) {
+        // Answers show empty lists, so that a program can walk them; records in etcd leave them out.
+        bool shown = f->list && !e->with_secrets;
+        if (!shown && !sp_field_present(f, body)) {
             rc = f->required ? sp_path_fail(&path, SP_E_MISSING_FIELD, e->err, "required by %s",
                                             schema->name)
                              : 0;

@@ -89,7 +89,7 @@ int sp_wire_decode_json(const sp_schema_t *schema, const char *text, size_t len,
 int sp_wire_decode_value(const sp_schema_t *schema, const sp_value_t *map, sp_arena_t *arena,
                          void *ret_body, sp_error_t *err);
 // Encode; the same bounds are checked as in decoding, so that we never send what a peer must refuse. JSON: fields marked secret are
-// left out unless `with_secrets` (the catalog).
+// left out unless `with_secrets` (the catalog), and empty lists are shown as [].
 int sp_wire_encode_msgpack(const sp_schema_t *schema, const void *body, sp_buf_t *out,
                            sp_error_t *err);
 int sp_wire_encode_json(const sp_schema_t *schema, const void *body, bool with_secrets,

@@ -14,6 +14,8 @@
 #define SUSPECT_MS 5000
 // Share of the time that a first try gets when others could answer, too.
 #define FIRST_TRY_MS 1500
+// A manager that has lost the lead may still have answers on their way; behind that nobody shall wait for it.
+#define DEPOSED_MS 2000
 
 typedef struct backend {
     struct backend *next; // list
@@ -23,6 +25,7 @@ typedef struct backend {
     sp_peer_t *peer;      // connection
     int64_t suspect_ms;   // monotonic time until which others are preferred
     int64_t gone_ms;      // monotonic time when it left the list, 0 while in it
+    int64_t retire_ms;    // monotonic time to end its calls, for it leads no more; or 0
     bool listed;          // in the snapshot being taken over
 } backend_t;
 
@@ -184,13 +187,36 @@ static int on_leader(zloop_t *loop, zmq_pollitem_t *item, void *arg)
                                     list.items[i].value.len, arena, &leader, &err);
             }
         }
+        char before[256], before_id[256];
+        snprintf(before, sizeof(before), "%s", self->leader_endpoint);
+        snprintf(before_id, sizeof(before_id), "%s", self->leader_id);
         copy(self->leader_id, sizeof(self->leader_id), leader.service_id);
         copy(self->leader_endpoint, sizeof(self->leader_endpoint), leader.endpoint);
+        backend_t *old = find(self, "manager", before_id, before);
+        if (old != NULL && strcmp(before, self->leader_endpoint) != 0) {
+            old->retire_ms = sp_clock_mono_ms() + DEPOSED_MS;
+        }
         sp_log(SP_LOG_INFO, "BACKEND-LEADER", "service",
                self->leader_id[0] != '\0' ? self->leader_id : "none", NULL);
     }
     sp_arena_destroy(&arena);
     return 0;
+}
+
+// Ends the calls to a manager that does not lead any more, and stays connected to it.
+static void retire(sp_backends_t *self, backend_t *b)
+{
+    sp_peer_t *old = b->peer;
+    sp_error_t err;
+    b->retire_ms = 0;
+    if (strcmp(b->endpoint, self->leader_endpoint) == 0) {
+        return; // it was elected again
+    }
+    if (sp_peer_open(&b->peer, self->loop, b->endpoint, NULL, NULL, &err) == 0) {
+        sp_peer_close(&old);
+    } else {
+        b->peer = old;
+    }
 }
 
 static int on_tick(zloop_t *loop, int timer_id, void *arg)
@@ -200,12 +226,16 @@ static int on_tick(zloop_t *loop, int timer_id, void *arg)
     sp_backends_t *self = arg;
     int64_t now = sp_clock_mono_ms();
     for (backend_t **link = &self->list; *link != NULL;) {
-        if ((*link)->gone_ms != 0 && now - (*link)->gone_ms > GONE_KEEP_MS) {
+        backend_t *b = *link;
+        bool gone = b->gone_ms != 0 && now - b->gone_ms > GONE_KEEP_MS;
+        bool deposed = b->retire_ms != 0 && now > b->retire_ms;
+        if (gone) {
             drop(link);
-            link = &self->list; // calls that ended meanwhile may have changed the list
-        } else {
-            link = &(*link)->next;
+        } else if (deposed) {
+            retire(self, b);
         }
+        // Calls that ended meanwhile may have changed the list.
+        link = gone || deposed ? &self->list : &b->next;
     }
     return 0;
 }
@@ -235,7 +265,8 @@ static int rank(const backend_t *b, int64_t now)
 static backend_t *pick(sp_backends_t *self, const char *kind, const char *not_endpoint)
 {
     if (strcmp(kind, "manager") == 0) {
-        return pick_leader(self);
+        backend_t *leader = pick_leader(self);
+        return leader != NULL && strcmp(leader->endpoint, not_endpoint) != 0 ? leader : NULL;
     }
     int64_t now = sp_clock_mono_ms();
     int best = INT32_MAX;
@@ -260,7 +291,7 @@ static backend_t *pick(sp_backends_t *self, const char *kind, const char *not_en
 static bool only_reads(const sp_schema_t *schema)
 {
     const char *colon = schema->permission != NULL ? strrchr(schema->permission, ':') : NULL;
-    return colon != NULL && strcmp(colon, ":read") == 0 && strcmp(schema->service, "manager") != 0;
+    return colon != NULL && strcmp(colon, ":read") == 0;
 }
 
 static void on_answer(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope,

@@ -166,8 +166,9 @@ static void test_encode(void **state)
                         .progress = &progress};
     sp_buf_t out = SP_BUF_INIT;
     assert_int_equal(sp_wire_encode_json(&sp_schema_job, &job, false, &out, &err), 0);
-    assert_string_equal(out.data, "{\"id\":\"a\\\"\\n\\u0001\",\"state\":\"ready\",\"target_shard_"
-                                  "ids\":[\"b\"],\"progress\":{\"percent\":12.5}}");
+    assert_string_equal(out.data, "{\"id\":\"a\\\"\\n\\u0001\",\"state\":\"ready\","
+                                  "\"target_shard_ids\":[\"b\"],\"phases\":[],"
+                                  "\"progress\":{\"percent\":12.5},\"findings\":[],\"can\":[]}");
     sp_buf_reset(&out);
     job.state = 99;
     assert_int_equal(sp_wire_encode_json(&sp_schema_job, &job, false, &out, &err),
