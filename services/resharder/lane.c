@@ -335,13 +335,12 @@ int lane_ask(lane_t *self, sp_error_t *err)
 
 int lane_commit(lane_t *self, sp_error_t *err)
 {
-    char lsn[SP_LSN_TEXT], stamp[48], micro[16];
+    char lsn[SP_LSN_TEXT], day[32], stamp[48];
     time_t seconds = (time_t)(self->reached_us / 1000000);
     struct tm tm;
     gmtime_r(&seconds, &tm);
-    strftime(stamp, sizeof stamp, "%Y-%m-%d %H:%M:%S", &tm);
-    snprintf(micro, sizeof micro, ".%06d+00", (int)(self->reached_us % 1000000));
-    strcat(stamp, micro);
+    strftime(day, sizeof day, "%Y-%m-%d %H:%M:%S", &tm);
+    snprintf(stamp, sizeof stamp, "%s.%06d+00", day, (int)(self->reached_us % 1000000));
     const char *params[] = {sp_lsn_print(self->reached, lsn), stamp};
     // The last call before COMMIT: whatever fails before leaves the origin where it was.
     int rc = send_plain(self, ANSWER_PLAIN, "SELECT pg_replication_origin_xact_setup($1, $2)", 2,
