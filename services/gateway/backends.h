@@ -2,7 +2,6 @@
 #ifndef SP_GATEWAY_BACKENDS_H
 #define SP_GATEWAY_BACKENDS_H
 
-
 #include "common/base/error.h"
 #include "common/mesh/mesh.h"
 #include "common/store/store.h"

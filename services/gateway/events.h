@@ -2,7 +2,6 @@
 #ifndef SP_GATEWAY_EVENTS_H
 #define SP_GATEWAY_EVENTS_H
 
-
 #include "common/base/error.h"
 #include "schemas/shard.h"
 #include "services/gateway/http.h"
