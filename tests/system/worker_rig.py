@@ -158,8 +158,11 @@ class Manager:
         name = self.codec.by_id[envelope["message"]]
         body = self.codec.unpack(name, msgpack.unpackb(body, strict_map_key=False))
         if name == "worker_hello":
-            self.workers[body["worker_id"]] = identity
-            self.send(identity, "worker_welcome", {"heartbeat_ms": self.heartbeat_ms}, envelope.get("request_id"))
+            try:
+                self.send(identity, "worker_welcome", {"heartbeat_ms": self.heartbeat_ms}, envelope.get("request_id"))
+                self.workers[body["worker_id"]] = identity
+            except zmq.ZMQError:
+                pass  # it has waited too long, and says hello again on another connection
         elif name == "heartbeat" and self.answer_heartbeats:
             self.send(identity, "heartbeat", {})
         elif name == "task_update":
