@@ -2,8 +2,9 @@
 
 #include "common/owner/sql/fingerprint.h"
 
-int sp_owner_fingerprint(sp_pg_t *pg, sp_str_t schema, sp_str_t table, sp_arena_t *arena, const char **ret_fingerprint,
-                         sp_error_t *err) {
+int sp_owner_fingerprint(sp_pg_t *pg, sp_str_t schema, sp_str_t table, sp_arena_t *arena,
+                         const char **ret_fingerprint, sp_error_t *err)
+{
     const char *schema_z = sp_arena_cstr(arena, schema);
     const char *table_z = sp_arena_cstr(arena, table);
     if (!schema_z || !table_z)

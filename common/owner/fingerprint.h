@@ -6,6 +6,7 @@
 #include "common/pg/pg.h"
 
 // 32 hex digits from the arena. not_found when the table does not exist.
-int sp_owner_fingerprint(sp_pg_t *pg, sp_str_t schema, sp_str_t table, sp_arena_t *arena, const char **ret_fingerprint, sp_error_t *err);
+int sp_owner_fingerprint(sp_pg_t *pg, sp_str_t schema, sp_str_t table, sp_arena_t *arena,
+                         const char **ret_fingerprint, sp_error_t *err);
 
 #endif

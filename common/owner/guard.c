@@ -314,7 +314,8 @@ int sp_guard_drop(sp_pg_t *pg, const sp_owner_table_t *table, sp_error_t *err)
 static void add_digest_line(sp_buf_t *out, const char *trigger, const char *function,
                             const char *body)
 {
-    sp_buf_printf(out, "%s %s %zu ", trigger, function, strlen(body)); // NOLINT: bodies are there once define() has succeeded
+    sp_buf_printf(out, "%s %s %zu ", trigger, function,
+                  strlen(body)); // NOLINT: bodies are there once define() has succeeded
     sp_buf_addz(out, body);
     sp_buf_addc(out, '\n');
 }
