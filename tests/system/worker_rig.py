@@ -5,6 +5,7 @@ import ctypes.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -12,6 +13,8 @@ import urllib.request
 import msgpack
 import psycopg2
 import zmq
+
+from spstack.ports import free_base
 
 REPO = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 STACK = os.environ.get("SP_WORKER_STACK")
@@ -133,7 +136,7 @@ class Manager:
         self.socket = zmq.Context.instance().socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        port = self.socket.bind_to_random_port("tcp://127.0.0.1", rig.port_base + 100, rig.port_base + 900)
+        port = self.socket.bind_to_random_port("tcp://127.0.0.1", rig.port_base + 10, rig.port_base + 80)
         self.endpoint = f"tcp://127.0.0.1:{port}"
         self.workers = {}   # worker id -> identity
         self.updates = {}   # task id -> all updates
@@ -213,7 +216,8 @@ class WorkerRig:
         os.makedirs(folder, exist_ok=True)
         stack = STACK or os.path.join(folder, "stack")
         if self.own_stack:
-            subprocess.run([os.path.join(REPO, "tools", "localstack"), "up", "--no-services", "--dir", stack, "--shards", "3"], check=True)
+            subprocess.run([os.path.join(REPO, "tools", "localstack"), "up", "--no-services", "--dir", stack, "--shards", "3",
+                            "--port-base", str(free_base())], check=True)
         out = subprocess.run([os.path.join(REPO, "tools", "localstack"), "status", "--json", "--dir", stack], check=True, capture_output=True, text=True)
         self.stack, self.status = stack, json.loads(out.stdout)
         self.port_base = int(self.status["etcd"]["endpoint"].rsplit(":", 1)[1])
@@ -226,6 +230,7 @@ class WorkerRig:
         self.end()
         if self.own_stack:
             subprocess.run([os.path.join(REPO, "tools", "localstack"), "down", "--dir", self.stack], check=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def end(self):
         for worker in self.workers:
