@@ -259,7 +259,11 @@ WITH t AS (SELECT x.s, x.t, x.k, x.n, c.oid, c.relreplident, c.reltuples FROM RO
 pk AS (SELECT t.oid, i.indkey::int2[] AS cols FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisprimary),
 ri AS (SELECT t.oid, i.indkey::int2[] AS cols, ic.relname FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisreplident JOIN pg_class ic ON ic.oid = i.indexrelid),
 key AS (SELECT t.oid, a.attnum FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = t.k)
-SELECT t.s, t.t, t.k, t.oid, pg_relation_filenode(t.oid), pg_relation_size(t.oid) / current_setting('block_size')::int, greatest(t.reltuples, 0)::bigint, pg_table_size(t.oid),
+SELECT t.s, t.t, t.k, t.oid, pg_relation_filenode(t.oid), pg_relation_size(t.oid) / current_setting('block_size')::int, (CASE WHEN t.reltuples >= 0 THEN t.reltuples
+             -- Never analyzed: as the planner guesses, from the columns' widths (32 bytes where they vary) and 28 bytes a row.
+             ELSE pg_relation_size(t.oid) / (SELECT 28 + sum(CASE WHEN a.attlen > 0 THEN a.attlen ELSE 32 END)
+                                               FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) END)::bigint,
+       pg_table_size(t.oid),
        (SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''),
        (SELECT jsonb_agg(a.attname ORDER BY o.n) FROM pk CROSS JOIN LATERAL unnest(pk.cols) WITH ORDINALITY AS o(attnum, n) JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = o.attnum WHERE pk.oid = t.oid),
        (SELECT bool_and(p.typsend <> 0 AND CASE
