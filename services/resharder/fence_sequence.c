@@ -111,9 +111,11 @@ static int read_increments(fence_t *fence, size_t target, int64_t *increments, s
     int rc = sql.failed
                  ? no_memory(err)
                  : sp_pg_query(fence->admins[target], sp_buf_cstr(&sql), 0, NULL, &result, err);
-    for (int i = 0; !rc && i < PQntuples(result); i++)
-        increments[strtoull(PQgetvalue(result, i, 0), NULL, 10) % fence->n_sequences] =
-            strtoll(PQgetvalue(result, i, 1), NULL, 10);
+    for (int i = 0; !rc && i < PQntuples(result); i++) {
+        size_t at = strtoull(PQgetvalue(result, i, 0), NULL, 10);
+        if (at < fence->n_sequences)
+            increments[at] = strtoll(PQgetvalue(result, i, 1), NULL, 10);
+    }
     PQclear(result);
     sp_buf_free(&sql);
     return rc;
@@ -124,7 +126,9 @@ static int set_increments(fence_t *fence, size_t target, sp_error_t *err)
 {
     sp_buf_t sql = SP_BUF_INIT;
     int64_t *increments = sp_arena_alloc(fence->arena, fence->n_sequences, sizeof *increments);
-    int rc = increments ? read_increments(fence, target, increments, err) : no_memory(err);
+    if (!increments)
+        return no_memory(err);
+    int rc = read_increments(fence, target, increments, err);
     sp_buf_addz(&sql, "BEGIN");
     for (size_t i = 0; i < fence->n_sequences && !rc; i++) {
         int64_t increment = 0, next = 0;
@@ -196,6 +200,7 @@ int fence_sequence_prepare(fence_t *fence, sp_error_t *err)
         rc = stride_all_of_source(fence, err);
     if (rc || fence->n_sequences == 0)
         return rc;
+    // NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers is meant
     if (!(fence->admins = sp_arena_alloc(fence->arena, task->n_targets, sizeof *fence->admins)))
         return no_memory(err);
     rc = read_values(fence, err);

@@ -10,9 +10,10 @@ static void drop_control(follow_t *f, size_t at)
 {
     sp_arena_destroy(&f->control_arena[at]);
     f->n_controls--;
-    memmove(&f->controls[at], &f->controls[at + 1], (f->n_controls - at) * sizeof f->controls[0]);
-    memmove(&f->control_arena[at], &f->control_arena[at + 1],
-            (f->n_controls - at) * sizeof f->control_arena[0]);
+    for (size_t i = at; i < f->n_controls; i++) {
+        f->controls[i] = f->controls[i + 1];
+        f->control_arena[i] = f->control_arena[i + 1];
+    }
     f->control_arena[f->n_controls] = NULL;
 }
 

@@ -88,6 +88,7 @@ static int make(follow_t *f, bool *ret_session, sp_error_t *err)
 {
     follow_point_t *p = &f->point;
     sp_lsn_t lsn = 0;
+    // NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers is meant
     p->targets = calloc(f->task->n_targets, sizeof *p->targets);
     p->names = calloc(f->task->n_targets, sizeof *p->names);
     if (!p->targets || !p->names)
