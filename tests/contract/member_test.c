@@ -165,7 +165,7 @@ static void test_leader_steps_down_by_itself(void **state)
     sp_member_t *m = start(e, "manager", "m1", 3, true);
     int64_t first = wait_epoch(m, true, 5000);
     assert_true(first > 0);
-    kill(etcd.pid, SIGSTOP);
+    private_etcd_freeze(&etcd);
     int64_t began = sp_clock_mono_ms();
     int64_t rc = wait_epoch(m, false, 10000);
     int64_t took = sp_clock_mono_ms() - began;

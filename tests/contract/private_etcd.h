@@ -132,4 +132,32 @@ static inline void private_etcd_stop(private_etcd_t *self)
     remove_folder(self->folder);
 }
 
+// Stops it (SIGSTOP) and returns once each of its threads stands: until then one of them may still answer.
+static inline void private_etcd_freeze(const private_etcd_t *self)
+{
+    char path[64];
+    kill(self->pid, SIGSTOP);
+    snprintf(path, sizeof path, "/proc/%d/task", (int)self->pid);
+    for (int running = 1; running;) {
+        running = 0;
+        DIR *tasks = opendir(path);
+        assert_non_null(tasks);
+        for (struct dirent *t; (t = readdir(tasks));) {
+            char stat[512] = "", line[600];
+            if (t->d_name[0] == '.')
+                continue;
+            snprintf(line, sizeof line, "%s/%.20s/stat", path, t->d_name);
+            FILE *f = fopen(line, "r");
+            if (!f)
+                continue;
+            size_t n = fread(stat, 1, sizeof stat - 1, f);
+            fclose(f);
+            stat[n] = 0;
+            const char *state = strrchr(stat, ')');
+            running |= state && state[2] != 'T';
+        }
+        closedir(tasks);
+    }
+}
+
 #endif

@@ -645,7 +645,7 @@ static void test_hanging_server(void **state)
     sp_watch_t *w = start_watch(e, "", 60000);
     sp_kv_list_t l = {0};
     assert_true(take_until(e, w, 1, 5000, &l));
-    kill(etcd.pid, SIGSTOP);
+    private_etcd_freeze(&etcd);
     bool found;
     sp_kv_t kv;
     int64_t began = sp_clock_mono_ms();
