@@ -83,7 +83,7 @@ def test_healthy(watched):
     assert primary["endpoint"]["port"] == watched.shard["port"] and not primary["in_recovery"]
     assert replica["in_recovery"] and replica["lag_bytes"] >= 0 and replica["system_identifier"] == primary["system_identifier"]
     assert 0 < primary["latency_ms"] < 1000 * SLOW
-    listed = watched.api.get("/api/v1/shards")["shards"][0]
+    listed = watched.api.get("/api/v1/shards").get("shards", [])[0]
     assert listed["health"]["verdict"] == "healthy"
     with pytest.raises(ApiError) as missing:
         watched.api.get("/api/v1/shards/nope/health")
@@ -157,7 +157,7 @@ def test_no_false_alarm_through_a_split():
         alarms = []
 
         def state():
-            for shard in api.get("/api/v1/shards")["shards"]:
+            for shard in api.get("/api/v1/shards").get("shards", []):
                 alarms.extend(r for r in shard.get("health", {}).get("reasons", []) if "guard" in r or "ownership" in r)
             return api.get(f"/api/v1/reshard/jobs/{job['id']}")["state"]
 
