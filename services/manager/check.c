@@ -16,27 +16,30 @@
 enum { FINDINGS_MAX = 1000, SCAN_TIMEOUT_MS = 600000 };
 
 typedef struct check {
-    env_t env;                            // connections
-    sp_arena_t *arena;                    // findings
+    env_t env;                                  // connections
+    sp_arena_t *arena;                          // findings
     const sp_catalog_keyspace_view_t *keyspace; // what is checked
-    sp_msg_check_finding_t *items;        // findings
-    size_t n;                             // count
-    int64_t rows;                         // scanned
+    sp_msg_check_finding_t *items;              // findings
+    size_t n;                                   // count
+    int64_t rows;                               // scanned
 } check_t;
 
-static void find(check_t *c, const char *kind, sp_str_t shard, const char *table, int64_t rows, const char *message)
+static void find(check_t *c, const char *kind, sp_str_t shard, const char *table, int64_t rows,
+                 const char *message)
 {
     if (c->n >= FINDINGS_MAX)
         return;
-    c->items[c->n++] = (sp_msg_check_finding_t){.kind = sp_str(kind),
-                                                .shard_id = shard,
-                                                .table = sp_str(table),
-                                                .rows = rows,
-                                                .has_rows = rows > 0,
-                                                .message = sp_str(sp_arena_strz(c->arena, message))};
+    c->items[c->n++] =
+        (sp_msg_check_finding_t){.kind = sp_str(kind),
+                                 .shard_id = shard,
+                                 .table = sp_str(table),
+                                 .rows = rows,
+                                 .has_rows = rows > 0,
+                                 .message = sp_str(sp_arena_strz(c->arena, message))};
 }
 
-static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg, const sp_owner_table_t *table, sp_arcs_t arcs, bool in_job)
+static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg,
+                        const sp_owner_table_t *table, sp_arcs_t arcs, bool in_job)
 {
     sp_error_t err = {0};
     const char *name = sp_pg_qualified(c->arena, table->schema, table->table);
@@ -49,7 +52,8 @@ static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg
     }
     c->rows += rows;
     if (misplaced > 0 && !in_job) {
-        snprintf(text, sizeof text, "%lld rows of %s belong to other shards", (long long)misplaced, name);
+        snprintf(text, sizeof text, "%lld rows of %s belong to other shards", (long long)misplaced,
+                 name);
         find(c, "misplaced_rows", s->id, name, misplaced, text);
     }
     if (in_job)
@@ -57,7 +61,9 @@ static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg
     int64_t version = 0;
     sp_ownership_t o;
     bool found = false;
-    if (sp_ownership_read(pg, sp_arena_cstr(c->arena, s->keyspace), c->arena, &o, &found, &err) == 0 && found)
+    if (sp_ownership_read(pg, sp_arena_cstr(c->arena, s->keyspace), c->arena, &o, &found, &err) ==
+            0 &&
+        found)
         version = o.ring_version;
     sp_owner_shard_t owner = env_owner(&c->env, s, c->arena);
     const char *want = NULL, *have = NULL;
@@ -83,21 +89,25 @@ static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg
         find(c, "guard_differs", s->id, name, 0, "the guard is not what the catalog says");
 }
 
-static void check_ownership(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg, sp_arcs_t arcs)
+static void check_ownership(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg,
+                            sp_arcs_t arcs)
 {
     sp_error_t err = {0};
     sp_ownership_t o;
     bool found = false;
-    if (sp_ownership_read(pg, sp_arena_cstr(c->arena, s->keyspace), c->arena, &o, &found, &err) != 0)
+    if (sp_ownership_read(pg, sp_arena_cstr(c->arena, s->keyspace), c->arena, &o, &found, &err) !=
+        0)
         find(c, "unreachable", s->id, NULL, 0, err.text);
     else if (!found || o.state != SP_OWNERSHIP_OPEN || !sp_arcs_equal(o.arcs, arcs))
-        find(c, "ownership_differs", s->id, NULL, 0, "shardplane.ownership is not what the catalog's ring says");
+        find(c, "ownership_differs", s->id, NULL, 0,
+             "shardplane.ownership is not what the catalog's ring says");
 }
 
 static bool is_live(const check_t *c, const char *job_id)
 {
     const sp_catalog_job_view_t *job = sp_catalog_job(c->env.catalog, sp_str(job_id));
-    return job && (sp_job_is_live((int)job->job->state) || job->job->state == SP_JOB_STATE_COMPLETED);
+    return job &&
+           (sp_job_is_live((int)job->job->state) || job->job->state == SP_JOB_STATE_COMPLETED);
 }
 
 static void check_residue(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg)
@@ -110,7 +120,8 @@ static void check_residue(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *
         find(c, "unreachable", s->id, NULL, 0, err.text);
     for (size_t i = 0; i < n; i++)
         if (!is_live(c, items[i].job_id)) {
-            snprintf(text, sizeof text, "%s %s belongs to no live job", items[i].kind, items[i].name);
+            snprintf(text, sizeof text, "%s %s belongs to no live job", items[i].kind,
+                     items[i].name);
             find(c, "residue", s->id, NULL, 0, text);
         }
 }
@@ -120,7 +131,8 @@ static bool keeps_rows(const check_t *c, sp_str_t shard)
 {
     for (size_t i = 0; i < c->env.catalog->n_jobs; i++) {
         const sp_msg_catalog_job_t *j = c->env.catalog->jobs[i].job;
-        bool kept = j->state == SP_JOB_STATE_COMPLETED || (j->state == SP_JOB_STATE_FINALIZED && !j->drop_source_rows);
+        bool kept = j->state == SP_JOB_STATE_COMPLETED ||
+                    (j->state == SP_JOB_STATE_FINALIZED && !j->drop_source_rows);
         if (kept && sp_str_eq(j->source_shard_id, shard))
             return true;
     }
@@ -133,8 +145,10 @@ static void check_shard(check_t *c, const sp_msg_catalog_shard_t *s)
     sp_error_t err = {0};
     owner_tables_t tables, present;
     sp_arcs_t arcs;
-    if (env_pg_record(&c->env, s, ENV_ADMIN, &pg, &err) != 0 || !ownership_tables(c->keyspace->keyspace, c->arena, &tables) ||
-        registration_present(pg, &tables, c->arena, &present, &err) != 0 || ownership_arcs(c->keyspace, s->id, c->arena, &arcs, &err) != 0) {
+    if (env_pg_record(&c->env, s, ENV_ADMIN, &pg, &err) != 0 ||
+        !ownership_tables(c->keyspace->keyspace, c->arena, &tables) ||
+        registration_present(pg, &tables, c->arena, &present, &err) != 0 ||
+        ownership_arcs(c->keyspace, s->id, c->arena, &arcs, &err) != 0) {
         find(c, "unreachable", s->id, NULL, 0, err.text);
         return;
     }
@@ -144,19 +158,23 @@ static void check_shard(check_t *c, const sp_msg_catalog_shard_t *s)
     if (!in_job)
         check_ownership(c, s, pg, arcs);
     if (!sp_arcs_is_none(arcs) && present.n < tables.n)
-        find(c, "guard_missing", s->id, NULL, 0, "the shard owns keys, but a registered table does not exist on it");
+        find(c, "guard_missing", s->id, NULL, 0,
+             "the shard owns keys, but a registered table does not exist on it");
     for (size_t i = 0; i < present.n && !env_stopped(&c->env); i++) {
         size_t before = c->n;
         check_table(c, s, pg, &present.items[i], arcs, in_job);
         // Not misplaced: kept behind closed guards.
-        if (c->n > before && keeps_rows(c, s->id) && sp_str_eqz(c->items[before].kind, "misplaced_rows")) {
-            memmove(&c->items[before], &c->items[before + 1], (c->n - before - 1) * sizeof *c->items);
+        if (c->n > before && keeps_rows(c, s->id) &&
+            sp_str_eqz(c->items[before].kind, "misplaced_rows")) {
+            memmove(&c->items[before], &c->items[before + 1],
+                    (c->n - before - 1) * sizeof *c->items);
             c->n--;
         }
     }
 }
 
-static int run(check_t *c, const sp_msg_check_keyspace_t *m, sp_msg_check_reply_t *reply, sp_error_t *err)
+static int run(check_t *c, const sp_msg_check_keyspace_t *m, sp_msg_check_reply_t *reply,
+               sp_error_t *err)
 {
     int rc = env_load(&c->env, err);
     if (rc != 0)
@@ -164,15 +182,21 @@ static int run(check_t *c, const sp_msg_check_keyspace_t *m, sp_msg_check_reply_
     c->keyspace = sp_catalog_keyspace(c->env.catalog, m->keyspace);
     c->items = sp_arena_alloc(c->arena, FINDINGS_MAX, sizeof *c->items);
     if (!c->keyspace)
-        return sp_error_set(err, SP_E_NOT_FOUND, "keyspace " SP_STR_FMT " does not exist", SP_STR_ARG(m->keyspace));
+        return sp_error_set(err, SP_E_NOT_FOUND, "keyspace " SP_STR_FMT " does not exist",
+                            SP_STR_ARG(m->keyspace));
     if (!c->items)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "check");
     for (size_t i = 0; i < c->env.catalog->n_shards && !env_stopped(&c->env); i++) {
         const sp_msg_catalog_shard_t *s = c->env.catalog->shards[i].shard;
-        if (sp_str_eq(s->keyspace, m->keyspace) && (s->status == SP_SHARD_STATUS_ACTIVE || s->status == SP_SHARD_STATUS_EMPTY))
+        if (sp_str_eq(s->keyspace, m->keyspace) &&
+            (s->status == SP_SHARD_STATUS_ACTIVE || s->status == SP_SHARD_STATUS_EMPTY))
             check_shard(c, s);
     }
-    *reply = (sp_msg_check_reply_t){.ok = c->n == 0, .has_ok = true, .rows_scanned = c->rows, .has_rows_scanned = true, .has_ring_version = true};
+    *reply = (sp_msg_check_reply_t){.ok = c->n == 0,
+                                    .has_ok = true,
+                                    .rows_scanned = c->rows,
+                                    .has_rows_scanned = true,
+                                    .has_ring_version = true};
     reply->findings.items = c->items;
     reply->findings.n = c->n;
     reply->ring_version = c->keyspace->ring_record ? c->keyspace->ring_record->version : 0;
@@ -191,7 +215,8 @@ void check_actor(sp_actor_end_t *end, void *arg)
         sp_arena_destroy(&c.arena);
         return;
     }
-    if (sp_actor_end_receive(end, 5000, c.arena, &schema, &body) && schema == &sp_schema_check_keyspace) {
+    if (sp_actor_end_receive(end, 5000, c.arena, &schema, &body) &&
+        schema == &sp_schema_check_keyspace) {
         sp_msg_check_reply_t reply;
         int rc = run(&c, body, &reply, &err);
         if (rc == 0)

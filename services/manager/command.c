@@ -14,22 +14,27 @@
 #include "schemas/shard.h"
 
 const command_row_t command_rows[] = {
-    {&sp_schema_keyspace_create, command_keyspace_create}, {&sp_schema_keyspace_delete, command_keyspace_delete},
-    {&sp_schema_table_create, command_table_create},       {&sp_schema_table_delete, command_table_delete},
-    {&sp_schema_shard_create, command_shard_create},       {&sp_schema_shard_delete, command_shard_delete},
-    {&sp_schema_reshard_split, command_split},             {&sp_schema_job_cancel, command_job_cancel},
-    {&sp_schema_job_retry, command_job_retry},             {&sp_schema_job_finalize, command_job_finalize},
+    {&sp_schema_keyspace_create, command_keyspace_create},
+    {&sp_schema_keyspace_delete, command_keyspace_delete},
+    {&sp_schema_table_create, command_table_create},
+    {&sp_schema_table_delete, command_table_delete},
+    {&sp_schema_shard_create, command_shard_create},
+    {&sp_schema_shard_delete, command_shard_delete},
+    {&sp_schema_reshard_split, command_split},
+    {&sp_schema_job_cancel, command_job_cancel},
+    {&sp_schema_job_retry, command_job_retry},
+    {&sp_schema_job_finalize, command_job_finalize},
     {NULL, NULL},
 };
 
 // The last answers, by (client id, sequence): a repeated mutation returns the first reply.
 enum { REPLIES = 512 };
 typedef struct stored_reply {
-    char client_id[65];             // "" for an empty place
-    int64_t sequence;               // of the request
-    unsigned char body_hash[32];    // of the request's body
-    const sp_schema_t *schema;      // of the answer
-    sp_buf_t bytes;                 // the answer
+    char client_id[65];          // "" for an empty place
+    int64_t sequence;            // of the request
+    unsigned char body_hash[32]; // of the request's body
+    const sp_schema_t *schema;   // of the answer
+    sp_buf_t bytes;              // the answer
 } stored_reply_t;
 
 typedef struct replies {
@@ -65,7 +70,8 @@ int command_no_memory(sp_error_t *err)
 int command_commit(command_t *c, sp_catalog_txn_t **txn_p, sp_error_t *err)
 {
     int64_t revision = 0;
-    int rc = *txn_p ? sp_catalog_txn_commit(*txn_p, c->env->store, &revision, err) : command_no_memory(err);
+    int rc = *txn_p ? sp_catalog_txn_commit(*txn_p, c->env->store, &revision, err)
+                    : command_no_memory(err);
     sp_catalog_txn_destroy(txn_p);
     if (rc != 0)
         return rc;
@@ -81,11 +87,13 @@ int command_reply_ack(command_t *c)
     return 0;
 }
 
-void command_raise_ring(const env_t *env, sp_arena_t *arena, sp_catalog_txn_t *txn, const sp_catalog_keyspace_view_t *view)
+void command_raise_ring(const env_t *env, sp_arena_t *arena, sp_catalog_txn_t *txn,
+                        const sp_catalog_keyspace_view_t *view)
 {
     const char *key = key_ring(arena, view->keyspace->name);
     sp_msg_catalog_ring_t ring = {.keyspace = view->keyspace->name,
-                                  .version = (view->ring_record ? view->ring_record->version : 0) + 1,
+                                  .version =
+                                      (view->ring_record ? view->ring_record->version : 0) + 1,
                                   .has_version = true,
                                   .generation = env->epoch.generation,
                                   .has_generation = true,
@@ -109,13 +117,14 @@ static void hash_body(const sp_schema_t *schema, const void *body, unsigned char
 static stored_reply_t *find_reply(replies_t *replies, sp_str_t client_id, int64_t sequence)
 {
     for (size_t i = 0; i < REPLIES; i++)
-        if (replies->items[i].client_id[0] && replies->items[i].sequence == sequence && sp_str_eqz(client_id, replies->items[i].client_id))
+        if (replies->items[i].client_id[0] && replies->items[i].sequence == sequence &&
+            sp_str_eqz(client_id, replies->items[i].client_id))
             return &replies->items[i];
     return NULL;
 }
 
-static void store_reply(replies_t *replies, sp_str_t client_id, int64_t sequence, const unsigned char hash[32], const sp_schema_t *schema,
-                        const void *body)
+static void store_reply(replies_t *replies, sp_str_t client_id, int64_t sequence,
+                        const unsigned char hash[32], const sp_schema_t *schema, const void *body)
 {
     stored_reply_t *r = &replies->items[replies->next];
     sp_buf_reset(&r->bytes);
@@ -163,9 +172,13 @@ static int run_row(command_t *c, const sp_schema_t *schema, const void *body, sp
     return rc;
 }
 
-static void run_command(env_t *env, replies_t *replies, const sp_msg_command_t *head, const sp_schema_t *schema, const void *body)
+static void run_command(env_t *env, replies_t *replies, const sp_msg_command_t *head,
+                        const sp_schema_t *schema, const void *body)
 {
-    command_t c = {.env = env, .arena = sp_arena_new(256 << 20), .request_id = head->request_id, .client_id = head->client_id};
+    command_t c = {.env = env,
+                   .arena = sp_arena_new(256 << 20),
+                   .request_id = head->request_id,
+                   .client_id = head->client_id};
     sp_error_t err = {0};
     if (!c.arena) {
         command_no_memory(&err);
@@ -179,9 +192,12 @@ static void run_command(env_t *env, replies_t *replies, const sp_msg_command_t *
         void *reply = sp_arena_alloc(c.arena, 1, old->schema->size);
         int rc = memcmp(old->body_hash, hash, 32) == 0
                      ? 0
-                     : sp_error_set(&err, SP_E_IDEMPOTENCY_MISMATCH, "this client used sequence %lld for another request", (long long)head->sequence);
+                     : sp_error_set(&err, SP_E_IDEMPOTENCY_MISMATCH,
+                                    "this client used sequence %lld for another request",
+                                    (long long)head->sequence);
         if (rc == 0 && reply)
-            rc = sp_wire_decode_msgpack(old->schema, old->bytes.data, old->bytes.len, c.arena, reply, &err);
+            rc = sp_wire_decode_msgpack(old->schema, old->bytes.data, old->bytes.len, c.arena,
+                                        reply, &err);
         if (rc == 0 && reply)
             answer(&c, old->schema, reply);
         else
@@ -191,8 +207,9 @@ static void run_command(env_t *env, replies_t *replies, const sp_msg_command_t *
     }
     int64_t started = sp_clock_mono_ms();
     int rc = run_row(&c, schema, body, &err);
-    sp_log(rc == 0 ? SP_LOG_INFO : SP_LOG_WARN, "MANAGER-COMMAND", "req", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(head->request_id)), "command",
-           schema->name, "result", rc == 0 ? "ok" : sp_error_name(rc), "reason", rc == 0 ? NULL : err.text, "ms",
+    sp_log(rc == 0 ? SP_LOG_INFO : SP_LOG_WARN, "MANAGER-COMMAND", "req",
+           sp_log_fmt(SP_STR_FMT, SP_STR_ARG(head->request_id)), "command", schema->name, "result",
+           rc == 0 ? "ok" : sp_error_name(rc), "reason", rc == 0 ? NULL : err.text, "ms",
            sp_log_fmt("%lld", (long long)(sp_clock_mono_ms() - started)), NULL);
     if (rc != 0) {
         sp_msg_error_t *m = error_message(&err, c.arena);
@@ -218,7 +235,9 @@ static int make_generation(env_t *env, sp_error_t *err)
         return rc;
     char cluster[17];
     sp_random_id(cluster, 16);
-    sp_msg_catalog_generation_t record = {.generation = 1, .has_generation = true, .cluster_id = sp_str(cluster)};
+    sp_msg_catalog_generation_t record = {.generation = 1,
+                                          .has_generation = true,
+                                          .cluster_id = sp_str(cluster)};
     sp_catalog_txn_t *txn = env_txn(env);
     if (!txn)
         return command_no_memory(err);

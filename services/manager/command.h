@@ -6,13 +6,13 @@
 
 // The command that is being worked on.
 typedef struct command {
-    env_t *env;            // store, catalog (loaded anew for each command), connections
-    sp_arena_t *arena;     // replies and scratch; freed after the answer
-    sp_str_t request_id;   // for logs
-    sp_str_t client_id;    // of the requester
-    int64_t revision;      // of the last write, for reads that follow
-    sp_value_t details;    // of an error, where a program can use them
-    const void *reply;     // body of the answer
+    env_t *env;                      // store, catalog (loaded anew for each command), connections
+    sp_arena_t *arena;               // replies and scratch; freed after the answer
+    sp_str_t request_id;             // for logs
+    sp_str_t client_id;              // of the requester
+    int64_t revision;                // of the last write, for reads that follow
+    sp_value_t details;              // of an error, where a program can use them
+    const void *reply;               // body of the answer
     const sp_schema_t *reply_schema; // its schema
 } command_t;
 
@@ -32,8 +32,9 @@ int command_commit(command_t *c, sp_catalog_txn_t **txn_p, sp_error_t *err);
 int command_reply_ack(command_t *c);
 int command_no_memory(sp_error_t *err);
 
-command_fn command_keyspace_create, command_keyspace_delete, command_table_create, command_table_delete, command_shard_create, command_shard_delete,
-    command_split, command_job_cancel, command_job_retry, command_job_finalize;
+command_fn command_keyspace_create, command_keyspace_delete, command_table_create,
+    command_table_delete, command_shard_create, command_shard_delete, command_split,
+    command_job_cancel, command_job_retry, command_job_finalize;
 
 // For keyspace `default`, which needs no create: a new record and ring. Others: not_found.
 int command_need_keyspace(command_t *c, sp_str_t name, sp_error_t *err);
@@ -42,6 +43,7 @@ const char *key_ring(sp_arena_t *arena, sp_str_t name);
 const char *key_shard(sp_arena_t *arena, sp_str_t id);
 const char *key_job(sp_arena_t *arena, sp_str_t id);
 // Puts ring/<keyspace> with version + 1, compared with what was read.
-void command_raise_ring(const env_t *env, sp_arena_t *arena, sp_catalog_txn_t *txn, const sp_catalog_keyspace_view_t *view);
+void command_raise_ring(const env_t *env, sp_arena_t *arena, sp_catalog_txn_t *txn,
+                        const sp_catalog_keyspace_view_t *view);
 
 #endif

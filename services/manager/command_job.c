@@ -19,13 +19,13 @@ enum { CAS_TRIES = 10 };
 
 // A split as asked for, checked.
 typedef struct split {
-    const sp_msg_reshard_split_t *request;     // request
-    const sp_catalog_shard_view_t *source;     // shard to split
+    const sp_msg_reshard_split_t *request;      // request
+    const sp_catalog_shard_view_t *source;      // shard to split
     const sp_catalog_keyspace_view_t *keyspace; // its keyspace
-    sp_msg_catalog_shard_t *targets;           // records, in the caller's order
-    bool *fresh;                               // to be registered by the job
-    size_t n;                                  // count
-    char hash[33];                             // of the request, secrets left out
+    sp_msg_catalog_shard_t *targets;            // records, in the caller's order
+    bool *fresh;                                // to be registered by the job
+    size_t n;                                   // count
+    char hash[33];                              // of the request, secrets left out
 } split_t;
 
 static int reply_job(command_t *c, sp_str_t id, sp_error_t *err)
@@ -33,7 +33,8 @@ static int reply_job(command_t *c, sp_str_t id, sp_error_t *err)
     sp_msg_job_t *reply = sp_arena_alloc(c->arena, 1, sizeof *reply);
     const sp_catalog_job_view_t *view = sp_catalog_job(c->env->catalog, id);
     if (!view)
-        return sp_error_set(err, SP_E_NOT_FOUND, "job " SP_STR_FMT " does not exist", SP_STR_ARG(id));
+        return sp_error_set(err, SP_E_NOT_FOUND, "job " SP_STR_FMT " does not exist",
+                            SP_STR_ARG(id));
     if (!reply || !view_job(view->job, c->arena, reply))
         return command_no_memory(err);
     c->reply = reply;
@@ -43,7 +44,8 @@ static int reply_job(command_t *c, sp_str_t id, sp_error_t *err)
 
 // ---- the request
 
-static int hash_request(const sp_msg_reshard_split_t *m, sp_arena_t *arena, char out[33], sp_error_t *err)
+static int hash_request(const sp_msg_reshard_split_t *m, sp_arena_t *arena, char out[33],
+                        sp_error_t *err)
 {
     sp_buf_t text = SP_BUF_INIT;
     sp_buf_printf(&text, SP_STR_FMT, SP_STR_ARG(m->source_shard_id));
@@ -61,7 +63,8 @@ static int hash_request(const sp_msg_reshard_split_t *m, sp_arena_t *arena, char
         if (rc == 0)
             rc = sp_dsn_parse(create.primary_endpoint, arena, &dsn, err);
         if (rc == 0)
-            sp_buf_printf(&text, SP_STR_FMT " %lld %s", SP_STR_ARG(create.name), (long long)create.vnode_count, sp_dsn_redact(&dsn, arena));
+            sp_buf_printf(&text, SP_STR_FMT " %lld %s", SP_STR_ARG(create.name),
+                          (long long)create.vnode_count, sp_dsn_redact(&dsn, arena));
     }
     sp_digest_hex(sp_buf_cstr(&text), text.len, out, 16);
     sp_buf_free(&text);
@@ -73,13 +76,17 @@ static int check_source(command_t *c, split_t *s, sp_error_t *err)
     sp_str_t id = s->request->source_shard_id;
     s->source = sp_catalog_shard(c->env->catalog, id);
     if (!s->source)
-        return sp_error_set(err, SP_E_NOT_FOUND, "shard " SP_STR_FMT " is not registered", SP_STR_ARG(id));
+        return sp_error_set(err, SP_E_NOT_FOUND, "shard " SP_STR_FMT " is not registered",
+                            SP_STR_ARG(id));
     const sp_msg_catalog_shard_t *r = s->source->shard;
     if (r->job_id.len)
-        return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " takes part in job " SP_STR_FMT, SP_STR_ARG(id), SP_STR_ARG(r->job_id));
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "shard " SP_STR_FMT " takes part in job " SP_STR_FMT, SP_STR_ARG(id),
+                            SP_STR_ARG(r->job_id));
     if (r->status != SP_SHARD_STATUS_ACTIVE || !r->tokens.len)
-        return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " owns nothing that could be split (%s)", SP_STR_ARG(id),
-                            sp_enum_name(&sp_enum_shard_status, r->status));
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "shard " SP_STR_FMT " owns nothing that could be split (%s)",
+                            SP_STR_ARG(id), sp_enum_name(&sp_enum_shard_status, r->status));
     s->keyspace = sp_catalog_keyspace(c->env->catalog, r->keyspace);
     return s->keyspace ? 0 : sp_error_set(err, SP_E_CONFLICT, "the shard's keyspace is gone");
 }
@@ -88,14 +95,22 @@ static int check_registered(command_t *c, split_t *s, size_t i, sp_str_t id, sp_
 {
     const sp_catalog_shard_view_t *view = sp_catalog_shard(c->env->catalog, id);
     if (!view)
-        return sp_error_set(err, SP_E_NOT_FOUND, "target_shards[%zu]: shard " SP_STR_FMT " is not registered", i, SP_STR_ARG(id));
+        return sp_error_set(err, SP_E_NOT_FOUND,
+                            "target_shards[%zu]: shard " SP_STR_FMT " is not registered", i,
+                            SP_STR_ARG(id));
     if (!sp_str_eq(view->shard->keyspace, s->source->shard->keyspace))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "target_shards[%zu]: shard " SP_STR_FMT " is of another keyspace", i, SP_STR_ARG(id));
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "target_shards[%zu]: shard " SP_STR_FMT " is of another keyspace", i,
+                            SP_STR_ARG(id));
     if (view->shard->job_id.len)
-        return sp_error_set(err, SP_E_CONFLICT, "target_shards[%zu]: shard " SP_STR_FMT " takes part in job " SP_STR_FMT, i, SP_STR_ARG(id),
-                            SP_STR_ARG(view->shard->job_id));
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "target_shards[%zu]: shard " SP_STR_FMT
+                            " takes part in job " SP_STR_FMT,
+                            i, SP_STR_ARG(id), SP_STR_ARG(view->shard->job_id));
     if (view->shard->status != SP_SHARD_STATUS_EMPTY)
-        return sp_error_set(err, SP_E_CONFLICT, "target_shards[%zu]: shard " SP_STR_FMT " is not empty (%s)", i, SP_STR_ARG(id),
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "target_shards[%zu]: shard " SP_STR_FMT " is not empty (%s)", i,
+                            SP_STR_ARG(id),
                             sp_enum_name(&sp_enum_shard_status, view->shard->status));
     s->targets[i] = *view->shard;
     return 0;
@@ -110,10 +125,13 @@ static int check_fresh(command_t *c, split_t *s, size_t i, const sp_value_t *val
     if (!sp_value_get(value, "keyspace"))
         create.keyspace = s->source->shard->keyspace;
     if (!sp_str_eq(create.keyspace, s->source->shard->keyspace))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "target_shards[%zu].keyspace: not the source's", i);
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "target_shards[%zu].keyspace: not the source's", i);
     if (sp_catalog_shard(c->env->catalog, create.name))
-        return sp_error_set(err, SP_E_ALREADY_EXISTS, "target_shards[%zu]: shard " SP_STR_FMT " is registered already; give its name as a string", i,
-                            SP_STR_ARG(create.name));
+        return sp_error_set(err, SP_E_ALREADY_EXISTS,
+                            "target_shards[%zu]: shard " SP_STR_FMT
+                            " is registered already; give its name as a string",
+                            i, SP_STR_ARG(create.name));
     rc = identity_check(c->env, &create, c->arena, &s->targets[i], err);
     if (rc != 0)
         return sp_error_prefix(err, "target_shards[%zu]", i);
@@ -135,8 +153,10 @@ static int check_targets(command_t *c, split_t *s, sp_error_t *err)
     for (size_t i = 0; i < s->n; i++) {
         const sp_value_t *v = &m->target_shards.items[i];
         int rc = v->kind == SP_VALUE_STRING ? check_registered(c, s, i, v->u.s, err)
-                 : v->kind == SP_VALUE_MAP  ? check_fresh(c, s, i, v, err)
-                                            : sp_error_set(err, SP_E_INVALID_ARGUMENT, "target_shards[%zu]: a shard's name, or a new shard", i);
+                 : v->kind == SP_VALUE_MAP
+                     ? check_fresh(c, s, i, v, err)
+                     : sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                    "target_shards[%zu]: a shard's name, or a new shard", i);
         if (rc != 0)
             return rc;
         if (s->fresh[i]) {
@@ -144,11 +164,14 @@ static int check_targets(command_t *c, split_t *s, sp_error_t *err)
             s->targets[i].has_ordinal = true;
         }
         for (size_t k = 0; k < i; k++) {
-            bool same = sp_str_eq(s->targets[k].id, s->targets[i].id) ||
-                        (sp_str_eq(s->targets[k].system_identifier, s->targets[i].system_identifier) &&
-                         sp_str_eq(s->targets[k].database, s->targets[i].database));
+            bool same =
+                sp_str_eq(s->targets[k].id, s->targets[i].id) ||
+                (sp_str_eq(s->targets[k].system_identifier, s->targets[i].system_identifier) &&
+                 sp_str_eq(s->targets[k].database, s->targets[i].database));
             if (same)
-                return sp_error_set(err, SP_E_INVALID_ARGUMENT, "target_shards[%zu] is the same shard as target_shards[%zu]", i, k);
+                return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                                    "target_shards[%zu] is the same shard as target_shards[%zu]", i,
+                                    k);
         }
         if (sp_str_eq(s->targets[i].id, m->source_shard_id))
             return sp_error_set(err, SP_E_INVALID_ARGUMENT, "target_shards[%zu] is the source", i);
@@ -180,18 +203,20 @@ static int reply_plan(command_t *c, const split_t *s, sp_error_t *err)
                              .has_seconds = true};
     for (size_t i = 0; i < r->n_tables; i++)
         reply->copy_tasks += r->tables[i].ranges > 0 ? r->tables[i].ranges : 1;
-    reply->moves.items = sp_arena_alloc(c->arena, plan.plan.moves_n + 1, sizeof *reply->moves.items);
+    reply->moves.items =
+        sp_arena_alloc(c->arena, plan.plan.moves_n + 1, sizeof *reply->moves.items);
     if (!reply->moves.items)
         return command_no_memory(err);
     for (size_t i = 0; i < plan.plan.moves_n; i++) {
         const sp_plan_move_t *move = &plan.plan.moves[i];
-        reply->moves.items[reply->moves.n++] = (sp_msg_plan_move_t){.from = s->source->shard->id,
-                                                                    .to = move->id,
-                                                                    .share = move->share,
-                                                                    .has_share = true,
-                                                                    .arcs = (int64_t)sp_arcs_ranges(move->moves),
-                                                                    .has_arcs = true,
-                                                                    .bounds = {(int64_t *)move->moves.bounds, move->moves.n}};
+        reply->moves.items[reply->moves.n++] =
+            (sp_msg_plan_move_t){.from = s->source->shard->id,
+                                 .to = move->id,
+                                 .share = move->share,
+                                 .has_share = true,
+                                 .arcs = (int64_t)sp_arcs_ranges(move->moves),
+                                 .has_arcs = true,
+                                 .bounds = {(int64_t *)move->moves.bounds, move->moves.n}};
     }
     c->reply = reply;
     c->reply_schema = &sp_schema_plan;
@@ -200,7 +225,8 @@ static int reply_plan(command_t *c, const split_t *s, sp_error_t *err)
 
 // ---- the record
 
-static void claim(command_t *c, sp_catalog_txn_t *txn, const sp_catalog_shard_view_t *view, sp_str_t job_id, int64_t status)
+static void claim(command_t *c, sp_catalog_txn_t *txn, const sp_catalog_shard_view_t *view,
+                  sp_str_t job_id, int64_t status)
 {
     sp_msg_catalog_shard_t record = *view->shard;
     record.job_id = job_id;
@@ -212,7 +238,8 @@ static void claim(command_t *c, sp_catalog_txn_t *txn, const sp_catalog_shard_vi
     sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
 }
 
-static void put_fresh(command_t *c, sp_catalog_txn_t *txn, sp_msg_catalog_shard_t *record, sp_str_t job_id)
+static void put_fresh(command_t *c, sp_catalog_txn_t *txn, sp_msg_catalog_shard_t *record,
+                      sp_str_t job_id)
 {
     record->job_id = job_id;
     record->status = SP_SHARD_STATUS_IMPORTING;
@@ -227,8 +254,13 @@ static void put_fresh(command_t *c, sp_catalog_txn_t *txn, sp_msg_catalog_shard_
 static sp_msg_job_target_t new_target(command_t *c, const split_t *s, size_t i, sp_str_t job_id)
 {
     sp_msg_catalog_shard_t *r = &s->targets[i];
-    sp_msg_job_target_t t = {.shard_id = r->id, .ordinal = r->ordinal, .has_ordinal = true, .registered_by_job = s->fresh[i], .has_registered_by_job = true};
-    char *origin = sp_arena_printf(c->arena, "shp_" SP_STR_FMT "_" SP_STR_FMT, SP_STR_ARG(job_id), SP_STR_ARG(r->id));
+    sp_msg_job_target_t t = {.shard_id = r->id,
+                             .ordinal = r->ordinal,
+                             .has_ordinal = true,
+                             .registered_by_job = s->fresh[i],
+                             .has_registered_by_job = true};
+    char *origin = sp_arena_printf(c->arena, "shp_" SP_STR_FMT "_" SP_STR_FMT, SP_STR_ARG(job_id),
+                                   SP_STR_ARG(r->id));
     if (origin && strlen(origin) > 63)
         origin = sp_arena_printf(c->arena, "shp_" SP_STR_FMT "_%zu", SP_STR_ARG(job_id), i);
     t.origin = sp_str(origin);
@@ -242,7 +274,9 @@ static int put_job(command_t *c, split_t *s, sp_str_t *ret_id, sp_error_t *err)
     sp_random_id(id, 12);
     int64_t now = sp_clock_wall_ms();
     sp_str_t job_id = sp_str(sp_arena_strz(c->arena, id));
-    sp_msg_job_phase_t phase = {.name = SP_STR("pending"), .started_ms = now, .has_started_ms = true};
+    sp_msg_job_phase_t phase = {.name = SP_STR("pending"),
+                                .started_ms = now,
+                                .has_started_ms = true};
     sp_msg_catalog_job_t job = {.id = job_id,
                                 .kind = SP_JOB_KIND_SPLIT,
                                 .has_kind = true,
@@ -276,12 +310,14 @@ static int put_job(command_t *c, split_t *s, sp_str_t *ret_id, sp_error_t *err)
             put_fresh(c, txn, &s->targets[i], job_id);
             keyspace.next_ordinal++;
         } else {
-            claim(c, txn, sp_catalog_shard(c->env->catalog, s->targets[i].id), job_id, SP_SHARD_STATUS_IMPORTING);
+            claim(c, txn, sp_catalog_shard(c->env->catalog, s->targets[i].id), job_id,
+                  SP_SHARD_STATUS_IMPORTING);
         }
         job.targets.items[job.targets.n++] = new_target(c, s, i, job_id);
     }
     claim(c, txn, s->source, job_id, 0);
-    const char *key = key_job(c->arena, job_id), *keyspace_key = key_keyspace(c->arena, keyspace.name);
+    const char *key = key_job(c->arena, job_id),
+               *keyspace_key = key_keyspace(c->arena, keyspace.name);
     keyspace.has_next_ordinal = true;
     sp_catalog_txn_expect(txn, keyspace_key, s->keyspace->rev.mod_revision);
     sp_catalog_txn_put(txn, keyspace_key, &sp_schema_catalog_keyspace, &keyspace, 0);
@@ -306,9 +342,12 @@ int command_split(command_t *c, const void *body, sp_error_t *err)
     int rc = hash_request(s.request, c->arena, s.hash, err);
     if (rc != 0)
         return rc;
-    const sp_msg_catalog_job_t *old = s.request->dry_run ? NULL : earlier(c, s.request->idempotency_key);
+    const sp_msg_catalog_job_t *old =
+        s.request->dry_run ? NULL : earlier(c, s.request->idempotency_key);
     if (old && !sp_str_eqz(old->body_hash, s.hash))
-        return sp_error_set(err, SP_E_IDEMPOTENCY_MISMATCH, "this idempotency key made job " SP_STR_FMT " from another request", SP_STR_ARG(old->id));
+        return sp_error_set(err, SP_E_IDEMPOTENCY_MISMATCH,
+                            "this idempotency key made job " SP_STR_FMT " from another request",
+                            SP_STR_ARG(old->id));
     if (old)
         return reply_job(c, old->id, err);
     rc = check_source(c, &s, err);
@@ -321,7 +360,8 @@ int command_split(command_t *c, const void *body, sp_error_t *err)
         rc = put_job(c, &s, &id, err);
     if (rc != 0)
         return rc;
-    sp_log(SP_LOG_INFO, "JOB-CREATED", "job", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(id)), "req", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(c->request_id)), NULL);
+    sp_log(SP_LOG_INFO, "JOB-CREATED", "job", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(id)), "req",
+           sp_log_fmt(SP_STR_FMT, SP_STR_ARG(c->request_id)), NULL);
     rc = sp_failpoint("job_created", err);
     return rc == 0 ? reply_job(c, id, err) : rc;
 }
@@ -336,7 +376,8 @@ static const sp_catalog_job_view_t *need_job(const command_t *c, sp_str_t id, sp
     return view;
 }
 
-static int put_record(command_t *c, const sp_catalog_job_view_t *view, sp_msg_catalog_job_t *record, sp_catalog_txn_t **txn_p, sp_error_t *err)
+static int put_record(command_t *c, const sp_catalog_job_view_t *view, sp_msg_catalog_job_t *record,
+                      sp_catalog_txn_t **txn_p, sp_error_t *err)
 {
     if (!*txn_p && !(*txn_p = env_txn(c->env)))
         return command_no_memory(err);
@@ -359,11 +400,14 @@ static int cancel_once(command_t *c, sp_str_t id, sp_error_t *err)
     if (!view)
         return SP_E_NOT_FOUND;
     const sp_msg_catalog_job_t *j = view->job;
-    if (j->state == SP_JOB_STATE_CANCELLED || j->cancel_requested || j->undo_to == SP_JOB_STATE_CANCELLED)
+    if (j->state == SP_JOB_STATE_CANCELLED || j->cancel_requested ||
+        j->undo_to == SP_JOB_STATE_CANCELLED)
         return 0;
     if (!sp_job_may_cancel((int)j->state, job_mode(j)))
-        return sp_error_set(err, SP_E_CONFLICT, "job " SP_STR_FMT " is %s%s: it cannot be cancelled any more", SP_STR_ARG(id),
-                            sp_job_state_name((int)j->state), j->flipped ? " (the targets own the keys)" : "");
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "job " SP_STR_FMT " is %s%s: it cannot be cancelled any more",
+                            SP_STR_ARG(id), sp_job_state_name((int)j->state),
+                            j->flipped ? " (the targets own the keys)" : "");
     sp_msg_catalog_job_t record = *j;
     sp_catalog_txn_t *txn = NULL;
     record.cancel_requested = record.has_cancel_requested = true;
@@ -382,12 +426,15 @@ static int finalize_once(command_t *c, const sp_msg_job_finalize_t *m, sp_error_
     const sp_msg_catalog_job_t *j = view->job;
     if (j->state == SP_JOB_STATE_FINALIZED || j->finalize_requested) {
         if (m->drop_source_rows && !j->drop_source_rows)
-            return sp_error_set(err, SP_E_CONFLICT, "job " SP_STR_FMT " was finalized without drop_source_rows", SP_STR_ARG(m->job_id));
+            return sp_error_set(err, SP_E_CONFLICT,
+                                "job " SP_STR_FMT " was finalized without drop_source_rows",
+                                SP_STR_ARG(m->job_id));
         return 0;
     }
     if (!sp_job_may_finalize((int)j->state, job_mode(j)))
-        return sp_error_set(err, SP_E_CONFLICT, "job " SP_STR_FMT " is %s: only a completed job can be finalized", SP_STR_ARG(m->job_id),
-                            sp_job_state_name((int)j->state));
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "job " SP_STR_FMT " is %s: only a completed job can be finalized",
+                            SP_STR_ARG(m->job_id), sp_job_state_name((int)j->state));
     sp_msg_catalog_job_t record = *j;
     sp_catalog_txn_t *txn = NULL;
     record.finalize_requested = record.has_finalize_requested = true;
@@ -396,22 +443,31 @@ static int finalize_once(command_t *c, const sp_msg_job_finalize_t *m, sp_error_
     return put_record(c, view, &record, &txn, err);
 }
 
-static int reclaim(command_t *c, const sp_msg_catalog_job_t *j, sp_catalog_txn_t *txn, sp_error_t *err)
+static int reclaim(command_t *c, const sp_msg_catalog_job_t *j, sp_catalog_txn_t *txn,
+                   sp_error_t *err)
 {
     const sp_catalog_shard_view_t *source = sp_catalog_shard(c->env->catalog, j->source_shard_id);
     if (!source || source->shard->job_id.len || !source->shard->tokens.len)
-        return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " is not free any more", SP_STR_ARG(j->source_shard_id));
+        return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " is not free any more",
+                            SP_STR_ARG(j->source_shard_id));
     claim(c, txn, source, j->id, 0);
     for (size_t i = 0; i < j->targets.n; i++) {
         const sp_msg_job_target_t *t = &j->targets.items[i];
         const sp_catalog_shard_view_t *view = sp_catalog_shard(c->env->catalog, t->shard_id);
-        bool ok = t->registration ? view == NULL : view && view->shard->status == SP_SHARD_STATUS_EMPTY && !view->shard->job_id.len;
+        bool ok = t->registration ? view == NULL
+                                  : view && view->shard->status == SP_SHARD_STATUS_EMPTY &&
+                                        !view->shard->job_id.len;
         if (!ok)
-            return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " is not free any more: ask for a new split", SP_STR_ARG(t->shard_id));
+            return sp_error_set(err, SP_E_CONFLICT,
+                                "shard " SP_STR_FMT " is not free any more: ask for a new split",
+                                SP_STR_ARG(t->shard_id));
         for (size_t k = 0; t->registration && k < c->env->catalog->n_shards; k++) {
             const sp_msg_catalog_shard_t *o = c->env->catalog->shards[k].shard;
-            if (sp_str_eq(o->system_identifier, t->registration->system_identifier) && sp_str_eq(o->database, t->registration->database))
-                return sp_error_set(err, SP_E_CONFLICT, "the database of shard " SP_STR_FMT " is registered as shard " SP_STR_FMT " now",
+            if (sp_str_eq(o->system_identifier, t->registration->system_identifier) &&
+                sp_str_eq(o->database, t->registration->database))
+                return sp_error_set(err, SP_E_CONFLICT,
+                                    "the database of shard " SP_STR_FMT
+                                    " is registered as shard " SP_STR_FMT " now",
                                     SP_STR_ARG(t->shard_id), SP_STR_ARG(o->id));
         }
         if (t->registration) {
@@ -443,9 +499,19 @@ static int retry_once(command_t *c, sp_str_t id, sp_error_t *err)
         return rc;
     }
     // Only who and what stays; everything made and measured belongs to the attempt that was undone.
-    sp_msg_catalog_job_t record = {.id = j->id, .kind = j->kind, .has_kind = true, .keyspace = j->keyspace, .source_shard_id = j->source_shard_id,
-                                   .has_state = true, .has_attempt = true, .has_generation = true, .has_epoch = true, .created_ms = j->created_ms,
-                                   .has_created_ms = true, .idempotency_key = j->idempotency_key, .body_hash = j->body_hash};
+    sp_msg_catalog_job_t record = {.id = j->id,
+                                   .kind = j->kind,
+                                   .has_kind = true,
+                                   .keyspace = j->keyspace,
+                                   .source_shard_id = j->source_shard_id,
+                                   .has_state = true,
+                                   .has_attempt = true,
+                                   .has_generation = true,
+                                   .has_epoch = true,
+                                   .created_ms = j->created_ms,
+                                   .has_created_ms = true,
+                                   .idempotency_key = j->idempotency_key,
+                                   .body_hash = j->body_hash};
     record.state = row->to;
     record.step = sp_str(row->step);
     record.attempt = j->attempt + 1;
@@ -460,25 +526,33 @@ static int retry_once(command_t *c, sp_str_t id, sp_error_t *err)
     for (size_t i = 0; i < j->targets.n; i++) {
         const sp_msg_job_target_t *t = &j->targets.items[i];
         record.targets.items[record.targets.n++] =
-            (sp_msg_job_target_t){.shard_id = t->shard_id, .origin = t->origin, .ordinal = t->ordinal, .has_ordinal = true,
-                                  .registered_by_job = t->registered_by_job, .has_registered_by_job = true, .registration = t->registration};
+            (sp_msg_job_target_t){.shard_id = t->shard_id,
+                                  .origin = t->origin,
+                                  .ordinal = t->ordinal,
+                                  .has_ordinal = true,
+                                  .registered_by_job = t->registered_by_job,
+                                  .has_registered_by_job = true,
+                                  .registration = t->registration};
     }
     size_t keep = j->phases.n < 150 ? j->phases.n : 150, from = j->phases.n - keep;
     memcpy(record.phases.items, j->phases.items + from, keep * sizeof *record.phases.items);
     record.phases.n = keep;
-    record.phases.items[record.phases.n++] = (sp_msg_job_phase_t){.name = SP_STR("pending"), .started_ms = sp_clock_wall_ms(), .has_started_ms = true};
+    record.phases.items[record.phases.n++] = (sp_msg_job_phase_t){.name = SP_STR("pending"),
+                                                                  .started_ms = sp_clock_wall_ms(),
+                                                                  .has_started_ms = true};
     return put_record(c, view, &record, &txn, err);
 }
 
 // The job's actor writes its record too: a conflict means to read again.
-#define AGAINST_RIVALS(c, call, err)                                                                                                            \
-    int rc = SP_E_CONFLICT;                                                                                                                \
-    for (int i = 0; i < CAS_TRIES; i++) {                                                                                                  \
-        int64_t before = (c)->env->catalog->revision;                                                                                      \
-        sp_error_clear(err);                                                                                                               \
-        rc = (call);                                                                                                                       \
-        if (rc != SP_E_CONFLICT || env_load((c)->env, NULL) != 0 || (c)->env->catalog->revision == before)                                 \
-            break;                                                                                                                         \
+#define AGAINST_RIVALS(c, call, err)                                                               \
+    int rc = SP_E_CONFLICT;                                                                        \
+    for (int i = 0; i < CAS_TRIES; i++) {                                                          \
+        int64_t before = (c)->env->catalog->revision;                                              \
+        sp_error_clear(err);                                                                       \
+        rc = (call);                                                                               \
+        if (rc != SP_E_CONFLICT || env_load((c)->env, NULL) != 0 ||                                \
+            (c)->env->catalog->revision == before)                                                 \
+            break;                                                                                 \
     }
 
 int command_job_cancel(command_t *c, const void *body, sp_error_t *err)

@@ -46,14 +46,17 @@ static int put_intent(command_t *c, sp_msg_catalog_shard_t *record, sp_error_t *
     if (!old) {
         keyspace.next_ordinal++;
         keyspace.has_next_ordinal = true;
-        sp_catalog_txn_expect(txn, key_keyspace(c->arena, record->keyspace), view->rev.mod_revision);
-        sp_catalog_txn_put(txn, key_keyspace(c->arena, record->keyspace), &sp_schema_catalog_keyspace, &keyspace, 0);
+        sp_catalog_txn_expect(txn, key_keyspace(c->arena, record->keyspace),
+                              view->rev.mod_revision);
+        sp_catalog_txn_put(txn, key_keyspace(c->arena, record->keyspace),
+                           &sp_schema_catalog_keyspace, &keyspace, 0);
     }
     return command_commit(c, &txn, err);
 }
 
 // The ring as it will be once the shard has its tokens.
-static int ring_with(command_t *c, const sp_msg_catalog_shard_t *record, sp_str_t *ret_tokens, sp_ring_t **ret_ring, sp_error_t *err)
+static int ring_with(command_t *c, const sp_msg_catalog_shard_t *record, sp_str_t *ret_tokens,
+                     sp_ring_t **ret_ring, sp_error_t *err)
 {
     const sp_catalog_t *catalog = c->env->catalog;
     sp_ring_shard_t *shards = sp_arena_alloc(c->arena, catalog->n_shards + 1, sizeof *shards);
@@ -64,7 +67,8 @@ static int ring_with(command_t *c, const sp_msg_catalog_shard_t *record, sp_str_
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < catalog->n_shards; i++) {
             const sp_msg_catalog_shard_t *s = catalog->shards[i].shard;
-            if (!sp_str_eq(s->keyspace, record->keyspace) || sp_str_eq(s->id, record->id) || !s->tokens.len)
+            if (!sp_str_eq(s->keyspace, record->keyspace) || sp_str_eq(s->id, record->id) ||
+                !s->tokens.len)
                 continue;
             if (pass == 0) {
                 int rc = sp_tokens_decode(s->tokens, c->arena, &shards[n].tokens, err);
@@ -81,7 +85,8 @@ static int ring_with(command_t *c, const sp_msg_catalog_shard_t *record, sp_str_
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < shards[i].tokens.n; k++)
             taken[at++] = shards[i].tokens.items[k];
-    int rc = sp_tokens_initial(record->id, (size_t)record->vnode_count, (sp_tokens_t){taken, n_taken}, c->arena, &shards[n].tokens, err);
+    int rc = sp_tokens_initial(record->id, (size_t)record->vnode_count,
+                               (sp_tokens_t){taken, n_taken}, c->arena, &shards[n].tokens, err);
     if (rc == 0)
         rc = sp_tokens_encode(shards[n].tokens, c->arena, ret_tokens, err);
     shards[n++].id = record->id;
@@ -89,8 +94,8 @@ static int ring_with(command_t *c, const sp_msg_catalog_shard_t *record, sp_str_
 }
 
 // Guards and ownership of every owner of the keyspace as `ring` says. Others first: they shrink before the new one opens.
-static int settle_owners(command_t *c, const sp_msg_catalog_shard_t *record, const sp_ring_t *ring, int64_t version, bool with_self,
-                         sp_error_t *err)
+static int settle_owners(command_t *c, const sp_msg_catalog_shard_t *record, const sp_ring_t *ring,
+                         int64_t version, bool with_self, sp_error_t *err)
 {
     const sp_catalog_keyspace_view_t *view = sp_catalog_keyspace(c->env->catalog, record->keyspace);
     owner_tables_t tables;
@@ -115,16 +120,21 @@ static int settle_owners(command_t *c, const sp_msg_catalog_shard_t *record, con
 }
 
 // An owner has every registered table, and all that is in it.
-static int require_tables(command_t *c, const sp_msg_catalog_shard_t *record, const sp_msg_catalog_keyspace_t *keyspace, sp_error_t *err)
+static int require_tables(command_t *c, const sp_msg_catalog_shard_t *record,
+                          const sp_msg_catalog_keyspace_t *keyspace, sp_error_t *err)
 {
     owner_tables_t tables, present;
     sp_pg_t *pg = NULL;
-    int rc = ownership_tables(keyspace, c->arena, &tables) ? env_pg_record(c->env, record, ENV_ADMIN, &pg, err) : command_no_memory(err);
+    int rc = ownership_tables(keyspace, c->arena, &tables)
+                 ? env_pg_record(c->env, record, ENV_ADMIN, &pg, err)
+                 : command_no_memory(err);
     if (rc == 0)
         rc = registration_present(pg, &tables, c->arena, &present, err);
     // shardplane.requests is made by the installation that follows.
     if (rc == 0 && present.n + 1 < tables.n)
-        rc = sp_error_set(err, SP_E_PREFLIGHT_FAILED, "the shard would own keys, but not all registered tables of keyspace " SP_STR_FMT " exist in it",
+        rc = sp_error_set(err, SP_E_PREFLIGHT_FAILED,
+                          "the shard would own keys, but not all registered tables of "
+                          "keyspace " SP_STR_FMT " exist in it",
                           SP_STR_ARG(keyspace->name));
     return rc;
 }
@@ -132,7 +142,8 @@ static int require_tables(command_t *c, const sp_msg_catalog_shard_t *record, co
 static int finish(command_t *c, sp_str_t id, sp_error_t *err)
 {
     const sp_catalog_shard_view_t *self = sp_catalog_shard(c->env->catalog, id);
-    const sp_catalog_keyspace_view_t *view = self ? sp_catalog_keyspace(c->env->catalog, self->shard->keyspace) : NULL;
+    const sp_catalog_keyspace_view_t *view =
+        self ? sp_catalog_keyspace(c->env->catalog, self->shard->keyspace) : NULL;
     if (!view)
         return sp_error_set(err, SP_E_CONFLICT, "the shard's record is gone");
     bool owners = view->ring && sp_ring_tokens_n(view->ring) > 0;
@@ -142,7 +153,10 @@ static int finish(command_t *c, sp_str_t id, sp_error_t *err)
     int64_t version = view->ring_record ? view->ring_record->version : 0;
     int rc = 0;
     if (joins && owners && keyspace_live_job(c->env->catalog, view->keyspace->name))
-        rc = sp_error_set(err, SP_E_CONFLICT, "a job is changing keyspace " SP_STR_FMT "; register the shard when it has ended", SP_STR_ARG(view->keyspace->name));
+        rc = sp_error_set(err, SP_E_CONFLICT,
+                          "a job is changing keyspace " SP_STR_FMT
+                          "; register the shard when it has ended",
+                          SP_STR_ARG(view->keyspace->name));
     if (rc == 0 && joins)
         rc = require_tables(c, &record, view->keyspace, err);
     if (rc == 0 && !joins)
@@ -168,7 +182,8 @@ static int finish(command_t *c, sp_str_t id, sp_error_t *err)
         return command_no_memory(err);
     record.status = joins ? SP_SHARD_STATUS_ACTIVE : SP_SHARD_STATUS_EMPTY;
     record.version++;
-    const char *key = key_shard(c->arena, id), *keyspace_key = key_keyspace(c->arena, record.keyspace);
+    const char *key = key_shard(c->arena, id),
+               *keyspace_key = key_keyspace(c->arena, record.keyspace);
     sp_catalog_txn_expect(txn, key, self->rev.mod_revision);
     sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
     sp_catalog_txn_expect(txn, keyspace_key, view->rev.mod_revision);
@@ -183,11 +198,14 @@ static int take_back(command_t *c, sp_str_t id, sp_error_t *err)
     const sp_catalog_shard_view_t *self = sp_catalog_shard(c->env->catalog, id);
     if (!self)
         return 0;
-    const sp_catalog_keyspace_view_t *view = sp_catalog_keyspace(c->env->catalog, self->shard->keyspace);
+    const sp_catalog_keyspace_view_t *view =
+        sp_catalog_keyspace(c->env->catalog, self->shard->keyspace);
     int rc = registration_remove(c->env, self->shard, err);
     // A registration that was to join may have shrunk the others' guards.
-    if (rc == 0 && view && view->ring && self->shard->status == SP_SHARD_STATUS_REGISTERING && !keyspace_has_sharded(view->keyspace))
-        rc = settle_owners(c, self->shard, view->ring, view->ring_record ? view->ring_record->version : 0, false, err);
+    if (rc == 0 && view && view->ring && self->shard->status == SP_SHARD_STATUS_REGISTERING &&
+        !keyspace_has_sharded(view->keyspace))
+        rc = settle_owners(c, self->shard, view->ring,
+                           view->ring_record ? view->ring_record->version : 0, false, err);
     sp_catalog_txn_t *txn = rc == 0 ? env_txn(c->env) : NULL;
     if (!txn)
         return rc != 0 ? rc : command_no_memory(err);
@@ -207,9 +225,12 @@ int command_shard_create(command_t *c, const void *body, sp_error_t *err)
     if (rc != 0)
         return rc;
     const sp_catalog_shard_view_t *old = sp_catalog_shard(c->env->catalog, record.id);
-    if (old && !(old->shard->status == SP_SHARD_STATUS_REGISTERING && sp_str_eq(old->shard->keyspace, record.keyspace) &&
-                 sp_str_eq(old->shard->system_identifier, record.system_identifier) && sp_str_eq(old->shard->database, record.database)))
-        return sp_error_set(err, SP_E_ALREADY_EXISTS, "shard " SP_STR_FMT " is registered already", SP_STR_ARG(record.id));
+    if (old && !(old->shard->status == SP_SHARD_STATUS_REGISTERING &&
+                 sp_str_eq(old->shard->keyspace, record.keyspace) &&
+                 sp_str_eq(old->shard->system_identifier, record.system_identifier) &&
+                 sp_str_eq(old->shard->database, record.database)))
+        return sp_error_set(err, SP_E_ALREADY_EXISTS, "shard " SP_STR_FMT " is registered already",
+                            SP_STR_ARG(record.id));
     rc = identity_provision(c->env, &record, c->arena, err);
     if (rc == 0)
         rc = put_intent(c, &record, err);
@@ -222,7 +243,8 @@ int command_shard_create(command_t *c, const void *body, sp_error_t *err)
     if (rc != 0) {
         sp_error_t undo = {0};
         if (env_load(c->env, &undo) != 0 || take_back(c, record.id, &undo) != 0)
-            sp_log(SP_LOG_WARN, "SHARD-REGISTERING", "shard", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(record.id)), "reason", undo.text, NULL);
+            sp_log(SP_LOG_WARN, "SHARD-REGISTERING", "shard",
+                   sp_log_fmt(SP_STR_FMT, SP_STR_ARG(record.id)), "reason", undo.text, NULL);
         return rc;
     }
     return reply_shard(c, record.id, err);
@@ -231,17 +253,23 @@ int command_shard_create(command_t *c, const void *body, sp_error_t *err)
 static int refuse_delete(const command_t *c, const sp_msg_catalog_shard_t *s, sp_error_t *err)
 {
     if (s->tokens.len)
-        return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " still owns keys; move them away first", SP_STR_ARG(s->id));
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "shard " SP_STR_FMT " still owns keys; move them away first",
+                            SP_STR_ARG(s->id));
     if (s->job_id.len)
-        return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " takes part in job " SP_STR_FMT, SP_STR_ARG(s->id), SP_STR_ARG(s->job_id));
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "shard " SP_STR_FMT " takes part in job " SP_STR_FMT, SP_STR_ARG(s->id),
+                            SP_STR_ARG(s->job_id));
     for (size_t i = 0; i < c->env->catalog->n_jobs; i++) {
         const sp_msg_catalog_job_t *j = c->env->catalog->jobs[i].job;
         bool part = sp_str_eq(j->source_shard_id, s->id);
         for (size_t k = 0; k < j->targets.n; k++)
             part = part || sp_str_eq(j->targets.items[k].shard_id, s->id);
         if (j->state == SP_JOB_STATE_COMPLETED && part)
-            return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " has a part in job " SP_STR_FMT ", which is not finalized", SP_STR_ARG(s->id),
-                                SP_STR_ARG(j->id));
+            return sp_error_set(err, SP_E_CONFLICT,
+                                "shard " SP_STR_FMT " has a part in job " SP_STR_FMT
+                                ", which is not finalized",
+                                SP_STR_ARG(s->id), SP_STR_ARG(j->id));
     }
     return 0;
 }
@@ -251,11 +279,13 @@ int command_shard_delete(command_t *c, const void *body, sp_error_t *err)
     const sp_msg_shard_delete_t *m = body;
     const sp_catalog_shard_view_t *view = sp_catalog_shard(c->env->catalog, m->shard_id);
     if (!view)
-        return sp_error_set(err, SP_E_NOT_FOUND, "shard " SP_STR_FMT " is not registered", SP_STR_ARG(m->shard_id));
+        return sp_error_set(err, SP_E_NOT_FOUND, "shard " SP_STR_FMT " is not registered",
+                            SP_STR_ARG(m->shard_id));
     int rc = refuse_delete(c, view->shard, err);
     if (rc != 0)
         return rc;
-    if (view->shard->status != SP_SHARD_STATUS_DELETING && view->shard->status != SP_SHARD_STATUS_REGISTERING) {
+    if (view->shard->status != SP_SHARD_STATUS_DELETING &&
+        view->shard->status != SP_SHARD_STATUS_REGISTERING) {
         sp_msg_catalog_shard_t record = *view->shard;
         record.status = SP_SHARD_STATUS_DELETING;
         record.version++;

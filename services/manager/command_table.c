@@ -23,7 +23,8 @@ typedef struct places {
     size_t n;       // count
 } places_t;
 
-static int find_places(command_t *c, const sp_catalog_keyspace_view_t *view, places_t *ret, sp_error_t *err)
+static int find_places(command_t *c, const sp_catalog_keyspace_view_t *view, places_t *ret,
+                       sp_error_t *err)
 {
     const sp_catalog_t *catalog = c->env->catalog;
     ret->items = sp_arena_alloc(c->arena, catalog->n_shards + 1, sizeof *ret->items);
@@ -35,7 +36,10 @@ static int find_places(command_t *c, const sp_catalog_keyspace_view_t *view, pla
         if (!sp_str_eq(s->keyspace, view->keyspace->name))
             continue;
         if (s->status != SP_SHARD_STATUS_ACTIVE && s->status != SP_SHARD_STATUS_EMPTY)
-            return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " is being registered or removed; try again when that has ended", SP_STR_ARG(s->id));
+            return sp_error_set(err, SP_E_CONFLICT,
+                                "shard " SP_STR_FMT
+                                " is being registered or removed; try again when that has ended",
+                                SP_STR_ARG(s->id));
         place_t *p = &ret->items[ret->n++];
         p->shard = s;
         int rc = ownership_arcs(view, s->id, c->arena, &p->arcs, err);
@@ -55,11 +59,15 @@ static sp_value_t findings_value(const preflight_report_t *report, sp_arena_t *a
         if (!pairs)
             break;
         size_t k = 0;
-        const struct { const char *name; sp_str_t value; } all[] = {{"check", f->check}, {"severity", f->severity}, {"shard_id", f->shard_id},
-                                                                   {"object", f->object}, {"message", f->message}, {"hint", f->hint}};
+        const struct {
+            const char *name;
+            sp_str_t value;
+        } all[] = {{"check", f->check},   {"severity", f->severity}, {"shard_id", f->shard_id},
+                   {"object", f->object}, {"message", f->message},   {"hint", f->hint}};
         for (size_t m = 0; m < 6; m++)
             if (all[m].value.ptr)
-                pairs[k++] = (sp_value_pair_t){sp_str(all[m].name), {.kind = SP_VALUE_STRING, .u.s = all[m].value}};
+                pairs[k++] = (sp_value_pair_t){sp_str(all[m].name),
+                                               {.kind = SP_VALUE_STRING, .u.s = all[m].value}};
         items[n++] = (sp_value_t){.kind = SP_VALUE_MAP, .u.map = {pairs, k}};
     }
     sp_value_pair_t *top = sp_arena_alloc(arena, 1, sizeof *top);
@@ -70,7 +78,8 @@ static sp_value_t findings_value(const preflight_report_t *report, sp_arena_t *a
 }
 
 // Looks at the table on one shard: existence, key type, everything that stands against it.
-static int examine(command_t *c, place_t *p, const sp_owner_table_t *table, int64_t *key_type, sp_error_t *err)
+static int examine(command_t *c, place_t *p, const sp_owner_table_t *table, int64_t *key_type,
+                   sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
     owner_tables_t one = {(sp_owner_table_t *)table, 1}, present;
@@ -81,8 +90,11 @@ static int examine(command_t *c, place_t *p, const sp_owner_table_t *table, int6
         return rc;
     p->there = present.n == 1;
     if (!p->there && !sp_arcs_is_none(p->arcs))
-        return sp_error_set(err, SP_E_PREFLIGHT_FAILED, "shard " SP_STR_FMT " owns keys, but has no table " SP_STR_FMT "." SP_STR_FMT, SP_STR_ARG(p->shard->id),
-                            SP_STR_ARG(table->schema), SP_STR_ARG(table->table));
+        return sp_error_set(err, SP_E_PREFLIGHT_FAILED,
+                            "shard " SP_STR_FMT " owns keys, but has no table " SP_STR_FMT
+                            "." SP_STR_FMT,
+                            SP_STR_ARG(p->shard->id), SP_STR_ARG(table->schema),
+                            SP_STR_ARG(table->table));
     if (!p->there)
         return 0;
     int64_t type = 0;
@@ -90,24 +102,31 @@ static int examine(command_t *c, place_t *p, const sp_owner_table_t *table, int6
     if (rc != 0)
         return rc;
     preflight_report_t report = {0};
-    rc = preflight_table(pg, sp_arena_cstr(c->arena, p->shard->id), table, type ? type : *key_type, c->arena, &report, err);
+    rc = preflight_table(pg, sp_arena_cstr(c->arena, p->shard->id), table, type ? type : *key_type,
+                         c->arena, &report, err);
     if (rc == 0 && (!report.ok || type == 0)) {
         c->details = findings_value(&report, c->arena);
         const sp_msg_preflight_finding_t *f = NULL;
         for (size_t i = 0; i < report.n_findings && !f; i++)
             if (sp_str_eqz(report.findings[i].severity, "error"))
                 f = &report.findings[i];
-        return sp_error_set(err, SP_E_PREFLIGHT_FAILED, "table " SP_STR_FMT "." SP_STR_FMT " cannot be sharded: " SP_STR_FMT, SP_STR_ARG(table->schema),
-                            SP_STR_ARG(table->table), SP_STR_ARG(f ? f->message : SP_STR("its key column is of a type that cannot be a key")));
+        return sp_error_set(err, SP_E_PREFLIGHT_FAILED,
+                            "table " SP_STR_FMT "." SP_STR_FMT " cannot be sharded: " SP_STR_FMT,
+                            SP_STR_ARG(table->schema), SP_STR_ARG(table->table),
+                            SP_STR_ARG(
+                                f ? f->message
+                                  : SP_STR("its key column is of a type that cannot be a key")));
     }
     if (rc == 0 && *key_type != 0 && *key_type != type)
-        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "the key column is %s, keyspace's keys are %s", sp_key_type_name((int)type),
-                          sp_key_type_name((int)*key_type));
+        rc =
+            sp_error_set(err, SP_E_INVALID_ARGUMENT, "the key column is %s, keyspace's keys are %s",
+                         sp_key_type_name((int)type), sp_key_type_name((int)*key_type));
     *key_type = type;
     return rc;
 }
 
-static void drop_guards(command_t *c, const places_t *places, const sp_owner_table_t *table, bool all)
+static void drop_guards(command_t *c, const places_t *places, const sp_owner_table_t *table,
+                        bool all)
 {
     for (size_t i = 0; i < places->n; i++) {
         const place_t *p = &places->items[i];
@@ -127,11 +146,13 @@ static void drop_guards(command_t *c, const places_t *places, const sp_owner_tab
         if (rc != 0 && pg)
             env_rollback(pg);
         if (rc != 0)
-            sp_log(SP_LOG_WARN, "TABLE-GUARDS-LEFT", "shard", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(p->shard->id)), "reason", err.text, NULL);
+            sp_log(SP_LOG_WARN, "TABLE-GUARDS-LEFT", "shard",
+                   sp_log_fmt(SP_STR_FMT, SP_STR_ARG(p->shard->id)), "reason", err.text, NULL);
     }
 }
 
-static int guard_all(command_t *c, places_t *places, const sp_owner_table_t *table, int64_t version, sp_error_t *err)
+static int guard_all(command_t *c, places_t *places, const sp_owner_table_t *table, int64_t version,
+                     sp_error_t *err)
 {
     owner_tables_t one = {(sp_owner_table_t *)table, 1};
     int rc = 0;
@@ -147,7 +168,8 @@ static int guard_all(command_t *c, places_t *places, const sp_owner_table_t *tab
 }
 
 // After the guards: no misplaced row can come any more, so one look is enough.
-static int refuse_misplaced(command_t *c, const places_t *places, const sp_owner_table_t *table, sp_error_t *err)
+static int refuse_misplaced(command_t *c, const places_t *places, const sp_owner_table_t *table,
+                            sp_error_t *err)
 {
     for (size_t i = 0; i < places->n; i++) {
         const place_t *p = &places->items[i];
@@ -162,15 +184,19 @@ static int refuse_misplaced(command_t *c, const places_t *places, const sp_owner
             sp_pg_set_timeout(pg, 30000);
         }
         if (rc == 0 && misplaced > 0)
-            rc = sp_error_set(err, SP_E_PREFLIGHT_FAILED, "shard " SP_STR_FMT " holds %lld rows of " SP_STR_FMT "." SP_STR_FMT " whose keys belong to other shards",
-                              SP_STR_ARG(p->shard->id), (long long)misplaced, SP_STR_ARG(table->schema), SP_STR_ARG(table->table));
+            rc = sp_error_set(err, SP_E_PREFLIGHT_FAILED,
+                              "shard " SP_STR_FMT " holds %lld rows of " SP_STR_FMT "." SP_STR_FMT
+                              " whose keys belong to other shards",
+                              SP_STR_ARG(p->shard->id), (long long)misplaced,
+                              SP_STR_ARG(table->schema), SP_STR_ARG(table->table));
         if (rc != 0)
             return rc;
     }
     return 0;
 }
 
-static int put_table(command_t *c, const sp_catalog_keyspace_view_t *view, const sp_msg_table_t *table, int64_t key_type, sp_error_t *err)
+static int put_table(command_t *c, const sp_catalog_keyspace_view_t *view,
+                     const sp_msg_table_t *table, int64_t key_type, sp_error_t *err)
 {
     sp_msg_catalog_keyspace_t k = *view->keyspace;
     sp_msg_table_t *items = sp_arena_alloc(c->arena, k.tables.n + 1, sizeof *items);
@@ -197,7 +223,8 @@ static int put_table(command_t *c, const sp_catalog_keyspace_view_t *view, const
     return command_commit(c, &txn, err);
 }
 
-static int reply_table(command_t *c, const sp_msg_table_t *table, sp_str_t keyspace, sp_error_t *err)
+static int reply_table(command_t *c, const sp_msg_table_t *table, sp_str_t keyspace,
+                       sp_error_t *err)
 {
     sp_msg_table_t *reply = sp_arena_alloc(c->arena, 1, sizeof *reply);
     if (!reply)
@@ -208,14 +235,18 @@ static int reply_table(command_t *c, const sp_msg_table_t *table, sp_str_t keysp
     return 0;
 }
 
-static int need_free_keyspace(command_t *c, sp_str_t name, const sp_catalog_keyspace_view_t **ret_view, sp_error_t *err)
+static int need_free_keyspace(command_t *c, sp_str_t name,
+                              const sp_catalog_keyspace_view_t **ret_view, sp_error_t *err)
 {
     *ret_view = sp_catalog_keyspace(c->env->catalog, name);
     if (!*ret_view)
-        return sp_error_set(err, SP_E_NOT_FOUND, "keyspace " SP_STR_FMT " does not exist", SP_STR_ARG(name));
+        return sp_error_set(err, SP_E_NOT_FOUND, "keyspace " SP_STR_FMT " does not exist",
+                            SP_STR_ARG(name));
     const sp_msg_catalog_job_t *job = keyspace_live_job(c->env->catalog, name);
     if (job)
-        return sp_error_set(err, SP_E_CONFLICT, "job " SP_STR_FMT " is changing keyspace " SP_STR_FMT, SP_STR_ARG(job->id), SP_STR_ARG(name));
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "job " SP_STR_FMT " is changing keyspace " SP_STR_FMT,
+                            SP_STR_ARG(job->id), SP_STR_ARG(name));
     return 0;
 }
 
@@ -229,16 +260,25 @@ int command_table_create(command_t *c, const void *body, sp_error_t *err)
     if (rc != 0)
         return rc;
     if (keyspace_table(view->keyspace, m->schema, m->table))
-        return sp_error_set(err, SP_E_ALREADY_EXISTS, "table " SP_STR_FMT "." SP_STR_FMT " is registered already", SP_STR_ARG(m->schema), SP_STR_ARG(m->table));
-    sp_msg_table_t record = {.schema = m->schema, .table = m->table, .key_column = m->key_column, .mode = m->mode, .has_mode = true};
+        return sp_error_set(err, SP_E_ALREADY_EXISTS,
+                            "table " SP_STR_FMT "." SP_STR_FMT " is registered already",
+                            SP_STR_ARG(m->schema), SP_STR_ARG(m->table));
+    sp_msg_table_t record = {.schema = m->schema,
+                             .table = m->table,
+                             .key_column = m->key_column,
+                             .mode = m->mode,
+                             .has_mode = true};
     if (m->mode == SP_TABLE_MODE_IGNORED) {
         rc = put_table(c, view, &record, 0, err);
         return rc == 0 ? reply_table(c, &record, m->keyspace, err) : rc;
     }
     if (!m->key_column.len)
         return sp_error_set(err, SP_E_MISSING_FIELD, "key_column: a sharded table needs it");
-    if (sp_str_eqz(m->schema, "shardplane") || sp_str_eqz(m->schema, "pg_catalog") || sp_str_eqz(m->schema, "information_schema"))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "schema " SP_STR_FMT " is not the application's", SP_STR_ARG(m->schema));
+    if (sp_str_eqz(m->schema, "shardplane") || sp_str_eqz(m->schema, "pg_catalog") ||
+        sp_str_eqz(m->schema, "information_schema"))
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "schema " SP_STR_FMT " is not the application's",
+                            SP_STR_ARG(m->schema));
     sp_owner_table_t table = {m->schema, m->table, m->key_column};
     places_t places;
     int64_t key_type = view->keyspace->key_type, before = key_type;
@@ -246,7 +286,10 @@ int command_table_create(command_t *c, const void *body, sp_error_t *err)
     for (size_t i = 0; rc == 0 && i < places.n; i++)
         rc = examine(c, &places.items[i], &table, &key_type, err);
     if (rc == 0 && places.n == 0)
-        rc = sp_error_set(err, SP_E_CONFLICT, "keyspace " SP_STR_FMT " has no shard yet: register one that holds the table first", SP_STR_ARG(m->keyspace));
+        rc = sp_error_set(err, SP_E_CONFLICT,
+                          "keyspace " SP_STR_FMT
+                          " has no shard yet: register one that holds the table first",
+                          SP_STR_ARG(m->keyspace));
     if (rc != 0)
         return rc;
     rc = guard_all(c, &places, &table, view->ring_record ? view->ring_record->version : 0, err);
@@ -264,7 +307,8 @@ int command_table_create(command_t *c, const void *body, sp_error_t *err)
 }
 
 // Rows of the table on more than one shard would be left without an owner.
-static int refuse_spread(command_t *c, const places_t *places, const sp_owner_table_t *table, sp_error_t *err)
+static int refuse_spread(command_t *c, const places_t *places, const sp_owner_table_t *table,
+                         sp_error_t *err)
 {
     size_t holders = 0;
     for (size_t i = 0; i < places->n; i++) {
@@ -275,7 +319,10 @@ static int refuse_spread(command_t *c, const places_t *places, const sp_owner_ta
             rc = registration_present(pg, &one, c->arena, &present, err);
         if (rc != 0)
             return rc;
-        const char *sql = present.n ? sp_arena_printf(c->arena, "SELECT EXISTS (SELECT FROM %s)::text", sp_pg_qualified(c->arena, table->schema, table->table)) : NULL;
+        const char *sql =
+            present.n ? sp_arena_printf(c->arena, "SELECT EXISTS (SELECT FROM %s)::text",
+                                        sp_pg_qualified(c->arena, table->schema, table->table))
+                      : NULL;
         char out[8] = "";
         bool null = false;
         if (sql)
@@ -286,8 +333,9 @@ static int refuse_spread(command_t *c, const places_t *places, const sp_owner_ta
         holders += out[0] == 't';
     }
     if (holders > 1)
-        return sp_error_set(err, SP_E_CONFLICT, "table " SP_STR_FMT "." SP_STR_FMT " has rows on %zu shards", SP_STR_ARG(table->schema), SP_STR_ARG(table->table),
-                            holders);
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "table " SP_STR_FMT "." SP_STR_FMT " has rows on %zu shards",
+                            SP_STR_ARG(table->schema), SP_STR_ARG(table->table), holders);
     return 0;
 }
 
@@ -296,9 +344,12 @@ int command_table_delete(command_t *c, const void *body, sp_error_t *err)
     const sp_msg_table_delete_t *m = body;
     const sp_catalog_keyspace_view_t *view = NULL;
     int rc = need_free_keyspace(c, m->keyspace, &view, err);
-    const sp_msg_table_t *old = rc == 0 ? keyspace_table(view->keyspace, m->schema, m->table) : NULL;
+    const sp_msg_table_t *old =
+        rc == 0 ? keyspace_table(view->keyspace, m->schema, m->table) : NULL;
     if (rc == 0 && !old)
-        rc = sp_error_set(err, SP_E_NOT_FOUND, "table " SP_STR_FMT "." SP_STR_FMT " is not registered", SP_STR_ARG(m->schema), SP_STR_ARG(m->table));
+        rc = sp_error_set(err, SP_E_NOT_FOUND,
+                          "table " SP_STR_FMT "." SP_STR_FMT " is not registered",
+                          SP_STR_ARG(m->schema), SP_STR_ARG(m->table));
     if (rc != 0)
         return rc;
     bool sharded = old->mode != SP_TABLE_MODE_IGNORED;

@@ -9,8 +9,12 @@
 
 int env_open(env_t *self, env_seed_t *seed, sp_actor_end_t *end, sp_error_t *err)
 {
-    *self = (env_t){.settings = seed->settings, .end = end, .epoch = {.epoch = seed->epoch}};
-    snprintf(self->application_name, sizeof self->application_name, "shardplane/%s/manager", seed->name);
+    *self = (env_t){0};
+    self->settings = seed->settings;
+    self->end = end;
+    self->epoch.epoch = seed->epoch;
+    snprintf(self->application_name, sizeof self->application_name, "shardplane/%s/manager",
+             seed->name);
     free(seed);
     return sp_store_open_etcd(&self->store, &self->settings->store, err);
 }
@@ -36,7 +40,8 @@ void env_close(env_t *self)
 bool env_stopped(void *arg)
 {
     const env_t *self = arg;
-    return sp_actor_end_stopped(self->end) || sp_member_epoch(self->settings->member) != self->epoch.epoch;
+    return sp_actor_end_stopped(self->end) ||
+           sp_member_epoch(self->settings->member) != self->epoch.epoch;
 }
 
 void env_sleep(env_t *self, int64_t ms)
@@ -71,11 +76,13 @@ sp_catalog_txn_t *env_txn(const env_t *self)
     return sp_catalog_txn_new(self->epoch.epoch);
 }
 
-static int connect_sealed(env_t *self, sp_str_t shard_id, sp_str_t sealed, sp_pg_t **ret_pg, sp_error_t *err)
+static int connect_sealed(env_t *self, sp_str_t shard_id, sp_str_t sealed, sp_pg_t **ret_pg,
+                          sp_error_t *err)
 {
     sp_arena_t *arena = sp_arena_new(0);
     if (!arena)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "connection to shard " SP_STR_FMT, SP_STR_ARG(shard_id));
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "connection to shard " SP_STR_FMT,
+                            SP_STR_ARG(shard_id));
     sp_str_t clear;
     sp_dsn_t dsn;
     int rc = sp_seal_decrypt(self->settings->seal, sealed, arena, &clear, err);
@@ -100,11 +107,15 @@ static bool usable(sp_pg_t *pg)
     return conn && PQstatus(conn) == CONNECTION_OK && PQtransactionStatus(conn) == PQTRANS_IDLE;
 }
 
-int env_pg_record(env_t *self, const sp_msg_catalog_shard_t *shard, env_role_t role, sp_pg_t **ret_pg, sp_error_t *err)
+int env_pg_record(env_t *self, const sp_msg_catalog_shard_t *shard, env_role_t role,
+                  sp_pg_t **ret_pg, sp_error_t *err)
 {
-    sp_str_t sealed = role == ENV_APPLY ? shard->apply : shard->admin.len ? shard->admin : shard->primary;
+    sp_str_t sealed = role == ENV_APPLY  ? shard->apply
+                      : shard->admin.len ? shard->admin
+                                         : shard->primary;
     if (!sealed.len)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "shard " SP_STR_FMT " has no apply role yet", SP_STR_ARG(shard->id));
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "shard " SP_STR_FMT " has no apply role yet", SP_STR_ARG(shard->id));
     for (env_connection_t **link = &self->connections; *link; link = &(*link)->next) {
         env_connection_t *c = *link;
         if (c->role != role || !sp_str_eqz(shard->id, c->shard_id))
@@ -141,9 +152,11 @@ int env_pg_record(env_t *self, const sp_msg_catalog_shard_t *shard, env_role_t r
 
 int env_pg(env_t *self, sp_str_t shard_id, env_role_t role, sp_pg_t **ret_pg, sp_error_t *err)
 {
-    const sp_catalog_shard_view_t *view = self->catalog ? sp_catalog_shard(self->catalog, shard_id) : NULL;
+    const sp_catalog_shard_view_t *view =
+        self->catalog ? sp_catalog_shard(self->catalog, shard_id) : NULL;
     if (!view)
-        return sp_error_set(err, SP_E_NOT_FOUND, "shard " SP_STR_FMT " is not registered", SP_STR_ARG(shard_id));
+        return sp_error_set(err, SP_E_NOT_FOUND, "shard " SP_STR_FMT " is not registered",
+                            SP_STR_ARG(shard_id));
     return env_pg_record(self, view->shard, role, ret_pg, err);
 }
 
@@ -160,11 +173,13 @@ void env_forget(env_t *self, sp_str_t shard_id)
     }
 }
 
-sp_owner_shard_t env_owner(const env_t *self, const sp_msg_catalog_shard_t *shard, sp_arena_t *arena)
+sp_owner_shard_t env_owner(const env_t *self, const sp_msg_catalog_shard_t *shard,
+                           sp_arena_t *arena)
 {
     return (sp_owner_shard_t){.shard_id = sp_arena_cstr(arena, shard->id),
                               .keyspace = sp_arena_cstr(arena, shard->keyspace),
-                              .cluster_id = sp_arena_cstr(arena, self->catalog->generation.cluster_id),
+                              .cluster_id =
+                                  sp_arena_cstr(arena, self->catalog->generation.cluster_id),
                               .apply_role = sp_arena_cstr(arena, shard->apply_role)};
 }
 
@@ -198,7 +213,8 @@ int env_commit(sp_pg_t *pg, sp_error_t *err)
 void env_rollback(sp_pg_t *pg)
 {
     sp_error_t ignored = {0};
-    if (PQstatus(sp_pg_conn(pg)) == CONNECTION_OK && PQtransactionStatus(sp_pg_conn(pg)) != PQTRANS_IDLE)
+    if (PQstatus(sp_pg_conn(pg)) == CONNECTION_OK &&
+        PQtransactionStatus(sp_pg_conn(pg)) != PQTRANS_IDLE)
         sp_pg_exec(pg, "ROLLBACK", &ignored);
 }
 
@@ -214,7 +230,8 @@ sp_msg_error_t *error_message(const sp_error_t *err, sp_arena_t *arena)
     if (err->sqlstate[0]) {
         sp_value_pair_t *pairs = sp_arena_alloc(arena, 1, sizeof *pairs);
         if (pairs) {
-            pairs[0] = (sp_value_pair_t){SP_STR("sqlstate"), sp_value_str(sp_arena_strz(arena, err->sqlstate))};
+            pairs[0] = (sp_value_pair_t){SP_STR("sqlstate"),
+                                         sp_value_str(sp_arena_strz(arena, err->sqlstate))};
             m->details = (sp_value_t){.kind = SP_VALUE_MAP, .u.map = {pairs, 1}};
         }
     }
@@ -231,7 +248,8 @@ int error_from_message(const sp_msg_error_t *message, sp_error_t *err)
     sp_error_set(err, code, SP_STR_FMT, SP_STR_ARG(message->message));
     if (err && message->has_retryable)
         err->retryable = message->retryable;
-    const sp_value_t *state = message->details.kind == SP_VALUE_MAP ? sp_value_get(&message->details, "sqlstate") : NULL;
+    const sp_value_t *state =
+        message->details.kind == SP_VALUE_MAP ? sp_value_get(&message->details, "sqlstate") : NULL;
     if (err && state && state->kind == SP_VALUE_STRING && state->u.s.len == 5)
         memcpy(err->sqlstate, state->u.s.ptr, 5);
     return code;

@@ -49,11 +49,13 @@ sp_catalog_txn_t *env_txn(const env_t *self);
 // A working connection to a registered shard, cached until env_close or until it breaks. Errors name the shard.
 int env_pg(env_t *self, sp_str_t shard_id, env_role_t role, sp_pg_t **ret_pg, sp_error_t *err);
 // The same from a record that may not be in the catalog (yet).
-int env_pg_record(env_t *self, const sp_msg_catalog_shard_t *shard, env_role_t role, sp_pg_t **ret_pg, sp_error_t *err);
+int env_pg_record(env_t *self, const sp_msg_catalog_shard_t *shard, env_role_t role,
+                  sp_pg_t **ret_pg, sp_error_t *err);
 // Closes the cached connections of a shard.
 void env_forget(env_t *self, sp_str_t shard_id);
 // Names that guards need, from a record; strings from the arena.
-sp_owner_shard_t env_owner(const env_t *self, const sp_msg_catalog_shard_t *shard, sp_arena_t *arena);
+sp_owner_shard_t env_owner(const env_t *self, const sp_msg_catalog_shard_t *shard,
+                           sp_arena_t *arena);
 
 // A control step on a shard: raises the epoch there, begins a transaction and holds the epoch in it until commit.
 int env_begin(env_t *self, sp_pg_t *pg, sp_error_t *err);

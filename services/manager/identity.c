@@ -22,7 +22,8 @@ static int read_identity(sp_pg_t *pg, identity_t *id, sp_error_t *err)
         return rc;
     if (PQntuples(r) != 1 || PQnfields(r) != 8) {
         PQclear(r);
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "the server does not answer like PostgreSQL");
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "the server does not answer like PostgreSQL");
     }
     copy_value(id->system_identifier, sizeof id->system_identifier, r, 0);
     copy_value(id->database, sizeof id->database, r, 1);
@@ -31,13 +32,13 @@ static int read_identity(sp_pg_t *pg, identity_t *id, sp_error_t *err)
     id->replication = PQgetvalue(r, 0, 4)[0] == 't';
     id->superuser = PQgetvalue(r, 0, 5)[0] == 't';
     id->create_role = PQgetvalue(r, 0, 6)[0] == 't';
-    id->version = atoi(PQgetvalue(r, 0, 7));
+    id->version = (int)strtoll(PQgetvalue(r, 0, 7), NULL, 10);
     PQclear(r);
     return 0;
 }
 
-int identity_probe(env_t *env, const char *what, sp_str_t dsn_text, sp_arena_t *arena, sp_dsn_t *ret_dsn, identity_t *ret_identity,
-                   sp_error_t *err)
+int identity_probe(env_t *env, const char *what, sp_str_t dsn_text, sp_arena_t *arena,
+                   sp_dsn_t *ret_dsn, identity_t *ret_identity, sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
     sp_pg_options_t options = {.application_name = env->application_name,
@@ -52,35 +53,45 @@ int identity_probe(env_t *env, const char *what, sp_str_t dsn_text, sp_arena_t *
         rc = read_identity(pg, ret_identity, err);
     sp_pg_close(&pg);
     if (rc == 0 && ret_identity->version < 150000)
-        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "PostgreSQL 15 or newer is needed, this is %d.%d", ret_identity->version / 10000,
-                          ret_identity->version % 10000);
+        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                          "PostgreSQL 15 or newer is needed, this is %d.%d",
+                          ret_identity->version / 10000, ret_identity->version % 10000);
     if (rc != 0)
         sp_error_prefix(err, "%s", what);
     return rc;
 }
 
-static int seal_dsn(env_t *env, const sp_dsn_t *dsn, sp_arena_t *arena, sp_str_t *ret, sp_error_t *err)
+static int seal_dsn(env_t *env, const sp_dsn_t *dsn, sp_arena_t *arena, sp_str_t *ret,
+                    sp_error_t *err)
 {
     return sp_seal_encrypt(env->settings->seal, sp_str(sp_dsn_uri(dsn, arena)), arena, ret, err);
 }
 
 static sp_msg_endpoint_t endpoint_info(const sp_dsn_t *dsn)
 {
-    return (sp_msg_endpoint_t){.host = sp_str(dsn->host), .port = dsn->port, .has_port = true, .database = sp_str(dsn->database), .user = sp_str(dsn->user)};
+    return (sp_msg_endpoint_t){.host = sp_str(dsn->host),
+                               .port = dsn->port,
+                               .has_port = true,
+                               .database = sp_str(dsn->database),
+                               .user = sp_str(dsn->user)};
 }
 
-static int same_database(const char *what, const identity_t *admin, const identity_t *other, sp_error_t *err)
+static int same_database(const char *what, const identity_t *admin, const identity_t *other,
+                         sp_error_t *err)
 {
     if (strcmp(admin->system_identifier, other->system_identifier) != 0)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "%s is another PostgreSQL cluster than the primary (system identifier %s, not %s)",
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "%s is another PostgreSQL cluster than the primary (system identifier "
+                            "%s, not %s)",
                             what, other->system_identifier, admin->system_identifier);
     if (strcmp(admin->database, other->database) != 0)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "%s is database %s, the primary's is %s", what, other->database, admin->database);
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "%s is database %s, the primary's is %s",
+                            what, other->database, admin->database);
     return 0;
 }
 
-static int check_replicas(env_t *env, const sp_msg_shard_create_t *request, const identity_t *admin, sp_arena_t *arena,
-                          sp_msg_catalog_shard_t *record, sp_error_t *err)
+static int check_replicas(env_t *env, const sp_msg_shard_create_t *request, const identity_t *admin,
+                          sp_arena_t *arena, sp_msg_catalog_shard_t *record, sp_error_t *err)
 {
     size_t n = request->replicas.n;
     record->replicas.items = sp_arena_alloc(arena, n + 1, sizeof *record->replicas.items);
@@ -96,7 +107,8 @@ static int check_replicas(env_t *env, const sp_msg_shard_create_t *request, cons
         if (rc == 0)
             rc = same_database(what, admin, &id, err);
         if (rc == 0 && !id.in_recovery)
-            rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "%s is not a replica: it is not in recovery", what);
+            rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                              "%s is not a replica: it is not in recovery", what);
         if (rc == 0)
             rc = seal_dsn(env, &dsn, arena, &record->replicas.items[i], err);
         if (rc != 0)
@@ -111,42 +123,58 @@ static int check_unique(env_t *env, const sp_msg_catalog_shard_t *record, sp_err
 {
     for (size_t i = 0; i < env->catalog->n_shards; i++) {
         const sp_msg_catalog_shard_t *other = env->catalog->shards[i].shard;
-        if (!sp_str_eq(other->id, record->id) && sp_str_eq(other->system_identifier, record->system_identifier) &&
+        if (!sp_str_eq(other->id, record->id) &&
+            sp_str_eq(other->system_identifier, record->system_identifier) &&
             sp_str_eq(other->database, record->database))
-            return sp_error_set(err, SP_E_ALREADY_EXISTS, "this database is registered already as shard " SP_STR_FMT, SP_STR_ARG(other->id));
+            return sp_error_set(err, SP_E_ALREADY_EXISTS,
+                                "this database is registered already as shard " SP_STR_FMT,
+                                SP_STR_ARG(other->id));
     }
     return 0;
 }
 
-int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t *arena, sp_msg_catalog_shard_t *ret_record, sp_error_t *err)
+int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t *arena,
+                   sp_msg_catalog_shard_t *ret_record, sp_error_t *err)
 {
-    sp_msg_catalog_shard_t r = {.id = sp_arena_str(arena, request->name), .keyspace = sp_arena_str(arena, request->keyspace)};
+    sp_msg_catalog_shard_t r = {.id = sp_arena_str(arena, request->name),
+                                .keyspace = sp_arena_str(arena, request->keyspace)};
     if (!sp_str_valid_name(request->name))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "name: lower-case letters, digits, - and _, first a letter or digit");
-    sp_str_t admin_text = request->admin_endpoint.len ? request->admin_endpoint : request->primary_endpoint;
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "name: lower-case letters, digits, - and _, first a letter or digit");
+    sp_str_t admin_text =
+        request->admin_endpoint.len ? request->admin_endpoint : request->primary_endpoint;
     sp_dsn_t primary, admin, apply;
     identity_t id = {0}, app = {0}, apply_id = {0};
-    int rc = identity_probe(env, request->admin_endpoint.len ? "admin_endpoint" : "primary_endpoint", admin_text, arena, &admin, &id, err);
+    int rc =
+        identity_probe(env, request->admin_endpoint.len ? "admin_endpoint" : "primary_endpoint",
+                       admin_text, arena, &admin, &id, err);
     if (rc == 0 && id.in_recovery)
-        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "primary_endpoint is a replica: it is in recovery; give the primary");
+        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                          "primary_endpoint is a replica: it is in recovery; give the primary");
     if (rc == 0)
-        rc = identity_probe(env, "primary_endpoint", request->primary_endpoint, arena, &primary, &app, err);
+        rc = identity_probe(env, "primary_endpoint", request->primary_endpoint, arena, &primary,
+                            &app, err);
     if (rc == 0)
-        rc = same_database(request->admin_endpoint.len ? "primary_endpoint" : "admin_endpoint", &id, &app, err);
+        rc = same_database(request->admin_endpoint.len ? "primary_endpoint" : "admin_endpoint", &id,
+                           &app, err);
     if (rc == 0) {
         r.system_identifier = sp_str(sp_arena_strz(arena, id.system_identifier));
         r.database = sp_str(sp_arena_strz(arena, id.database));
         rc = check_unique(env, &r, err);
     }
     if (rc == 0 && request->apply_endpoint.len) {
-        rc = identity_probe(env, "apply_endpoint", request->apply_endpoint, arena, &apply, &apply_id, err);
+        rc = identity_probe(env, "apply_endpoint", request->apply_endpoint, arena, &apply,
+                            &apply_id, err);
         if (rc == 0)
             rc = same_database("apply_endpoint", &id, &apply_id, err);
         if (rc == 0 && !apply_id.replication)
-            rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "apply_endpoint: role %s lacks REPLICATION", apply_id.user);
-        if (rc == 0 && (strcmp(apply_id.user, app.user) == 0 || strcmp(apply_id.user, id.user) == 0))
             rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                              "apply_endpoint: role %s is also used by another endpoint; guards exempt the apply role, so it must be its own",
+                              "apply_endpoint: role %s lacks REPLICATION", apply_id.user);
+        if (rc == 0 &&
+            (strcmp(apply_id.user, app.user) == 0 || strcmp(apply_id.user, id.user) == 0))
+            rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                              "apply_endpoint: role %s is also used by another endpoint; guards "
+                              "exempt the apply role, so it must be its own",
                               apply_id.user);
         if (rc == 0)
             rc = seal_dsn(env, &apply, arena, &r.apply, err);
@@ -175,24 +203,28 @@ int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t 
 // ---- the apply role
 
 // A shard of the same cluster that has an apply role: roles belong to clusters, so its password serves here too.
-static const sp_msg_catalog_shard_t *neighbour(const env_t *env, const sp_msg_catalog_shard_t *record)
+static const sp_msg_catalog_shard_t *neighbour(const env_t *env,
+                                               const sp_msg_catalog_shard_t *record)
 {
     for (size_t i = 0; i < env->catalog->n_shards; i++) {
         const sp_msg_catalog_shard_t *other = env->catalog->shards[i].shard;
-        if (!sp_str_eq(other->id, record->id) && sp_str_eq(other->system_identifier, record->system_identifier) && other->apply.len)
+        if (!sp_str_eq(other->id, record->id) &&
+            sp_str_eq(other->system_identifier, record->system_identifier) && other->apply.len)
             return other;
     }
     return NULL;
 }
 
-static int open_sealed(env_t *env, sp_str_t sealed, sp_arena_t *arena, sp_dsn_t *ret_dsn, sp_error_t *err)
+static int open_sealed(env_t *env, sp_str_t sealed, sp_arena_t *arena, sp_dsn_t *ret_dsn,
+                       sp_error_t *err)
 {
     sp_str_t clear;
     int rc = sp_seal_decrypt(env->settings->seal, sealed, arena, &clear, err);
     return rc == 0 ? sp_dsn_parse(clear, arena, ret_dsn, err) : rc;
 }
 
-int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *arena, sp_error_t *err)
+int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *arena,
+                       sp_error_t *err)
 {
     if (record->apply.len)
         return 0;
@@ -224,7 +256,9 @@ int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *a
         if (rc == 0)
             rc = sp_pg_exec(pg, SP_SQL_APPLY_ROLE_MAKE, err);
         if (rc != 0)
-            return sp_error_prefix(err, "shard " SP_STR_FMT ": the admin role cannot make role shardplane_apply; give apply_endpoint",
+            return sp_error_prefix(err,
+                                   "shard " SP_STR_FMT ": the admin role cannot make role "
+                                   "shardplane_apply; give apply_endpoint",
                                    SP_STR_ARG(record->id));
         dsn.user = "shardplane_apply";
         dsn.password = sp_arena_strz(arena, password);
@@ -238,8 +272,10 @@ int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *a
     if (rc == 0)
         rc = seal_dsn(env, &dsn, arena, &record->apply, err);
     if (rc != 0)
-        return sp_error_prefix(err, "shard " SP_STR_FMT ": role %s", SP_STR_ARG(record->id), dsn.user);
+        return sp_error_prefix(err, "shard " SP_STR_FMT ": role %s", SP_STR_ARG(record->id),
+                               dsn.user);
     record->apply_role = sp_str(sp_arena_strz(arena, dsn.user));
-    sp_log(SP_LOG_INFO, "SHARD-APPLY-ROLE", "shard", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(record->id)), "role", dsn.user, NULL);
+    sp_log(SP_LOG_INFO, "SHARD-APPLY-ROLE", "shard", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(record->id)),
+           "role", dsn.user, NULL);
     return 0;
 }

@@ -18,14 +18,16 @@ typedef struct identity {
 } identity_t;
 
 // `what` names the endpoint in errors ("admin_endpoint"). The DSN's text is never in an error.
-int identity_probe(env_t *env, const char *what, sp_str_t dsn_text, sp_arena_t *arena, sp_dsn_t *ret_dsn, identity_t *ret_identity,
-                   sp_error_t *err);
+int identity_probe(env_t *env, const char *what, sp_str_t dsn_text, sp_arena_t *arena,
+                   sp_dsn_t *ret_dsn, identity_t *ret_identity, sp_error_t *err);
 
 // A registration that was checked: the record with sealed DSNs (status, tokens, ordinal and job are the caller's), from the arena.
 // apply is absent when no apply_endpoint was told: identity_provision makes it.
 // Errors: invalid_argument, pg_connection, already_exists (names the other shard).
-int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t *arena, sp_msg_catalog_shard_t *ret_record, sp_error_t *err);
+int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t *arena,
+                   sp_msg_catalog_shard_t *ret_record, sp_error_t *err);
 // Makes sure the record has an apply role: uses another shard's of the same cluster, or makes role shardplane_apply.
-int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *arena, sp_error_t *err);
+int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *arena,
+                       sp_error_t *err);
 
 #endif

@@ -30,7 +30,8 @@ static int take_shard(job_t *job, sp_str_t id, sp_error_t *err)
     if (rc == 0)
         rc = sp_owner_terminate(pg, job->id, err);
     if (rc == 0)
-        rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0, NULL, out, sizeof out, &null, err);
+        rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0,
+                         NULL, out, sizeof out, &null, err);
     if (rc == 0 && out[0] == 't')
         rc = sp_owner_raise_epoch(pg, job->env.epoch, err);
     return rc;
@@ -51,15 +52,24 @@ static int work(job_t *job, sp_error_t *err)
     if (job->rec->undo_to != 0)
         return job_undo(job, err);
     switch (job->rec->state) {
-    case SP_JOB_STATE_PENDING: return job_pending(job, err);
-    case SP_JOB_STATE_PRECOPY: return job_precopy(job, err);
-    case SP_JOB_STATE_DELTASYNC: return job_deltasync(job, err);
-    case SP_JOB_STATE_VALIDATING: return job_validating(job, err);
-    case SP_JOB_STATE_READY: return job_ready(job, err);
-    case SP_JOB_STATE_CUTOVER: return job_cutover(job, err);
-    case SP_JOB_STATE_LIFTING: return job_lifting(job, err);
-    case SP_JOB_STATE_COMPLETED: return job_completed(job, err);
-    default: return 0;
+    case SP_JOB_STATE_PENDING:
+        return job_pending(job, err);
+    case SP_JOB_STATE_PRECOPY:
+        return job_precopy(job, err);
+    case SP_JOB_STATE_DELTASYNC:
+        return job_deltasync(job, err);
+    case SP_JOB_STATE_VALIDATING:
+        return job_validating(job, err);
+    case SP_JOB_STATE_READY:
+        return job_ready(job, err);
+    case SP_JOB_STATE_CUTOVER:
+        return job_cutover(job, err);
+    case SP_JOB_STATE_LIFTING:
+        return job_lifting(job, err);
+    case SP_JOB_STATE_COMPLETED:
+        return job_completed(job, err);
+    default:
+        return 0;
     }
 }
 
@@ -70,10 +80,10 @@ static bool needs_take_over(const job_t *job)
 }
 
 typedef struct patience {
-    int failures;       // in a row
-    int64_t since_ms;   // monotonic, of the first
-    int64_t state;      // in which
-    size_t done;        // steps done then: progress starts the count again
+    int failures;     // in a row
+    int64_t since_ms; // monotonic, of the first
+    int64_t state;    // in which
+    size_t done;      // steps done then: progress starts the count again
 } patience_t;
 
 static int may_cancel(job_t *job, sp_error_t *err)
@@ -87,7 +97,8 @@ static int may_cancel(job_t *job, sp_error_t *err)
 static void fail(job_t *job, const sp_error_t *why)
 {
     sp_error_t err = {0};
-    sp_log(SP_LOG_ERROR, "JOB-FAILS", "job", job->id, "code", sp_error_name(why->code), "reason", why->text, NULL);
+    sp_log(SP_LOG_ERROR, "JOB-FAILS", "job", job->id, "code", sp_error_name(why->code), "reason",
+           why->text, NULL);
     job_set_error(job, why);
     if (job_transition(job, SP_JOB_EV_FAIL, NULL, &err) != 0)
         sp_log(SP_LOG_WARN, "JOB-FAIL", "job", job->id, "reason", err.text, NULL);
@@ -96,14 +107,16 @@ static void fail(job_t *job, const sp_error_t *why)
 // A refusal by etcd or a shard that only says "read again".
 static bool heals(int code)
 {
-    return code == SP_E_CONFLICT || code == SP_E_CATALOG_UNAVAILABLE || code == SP_E_OUTCOME_UNKNOWN;
+    return code == SP_E_CONFLICT || code == SP_E_CATALOG_UNAVAILABLE ||
+           code == SP_E_OUTCOME_UNKNOWN;
 }
 
 static void after_failure(job_t *job, patience_t *p, const sp_error_t *why)
 {
     int64_t now = sp_clock_mono_ms();
     if (p->failures == 0 || p->state != job->rec->state || p->done != job->rec->steps_done.n)
-        *p = (patience_t){.since_ms = now, .state = job->rec->state, .done = job->rec->steps_done.n};
+        *p =
+            (patience_t){.since_ms = now, .state = job->rec->state, .done = job->rec->steps_done.n};
     p->failures++;
     bool undoable = !job->rec->flipped && job->rec->undo_to == 0;
     bool healing = why->retryable || (heals(why->code) && why->code != SP_E_CONFLICT);
@@ -112,7 +125,8 @@ static void after_failure(job_t *job, patience_t *p, const sp_error_t *why)
         fail(job, why);
         return;
     }
-    sp_log(SP_LOG_WARN, "JOB-RETRY", "job", job->id, "state", sp_job_state_name((int)job->rec->state), "code", sp_error_name(why->code), "failures",
+    sp_log(SP_LOG_WARN, "JOB-RETRY", "job", job->id, "state",
+           sp_job_state_name((int)job->rec->state), "code", sp_error_name(why->code), "failures",
            sp_log_fmt("%d", p->failures), "reason", why->text, NULL);
     job_fact(job, "retry", NULL, 1);
     if (p->failures == 3) { // for people who watch; not worth a write each time

@@ -13,13 +13,16 @@ static int settle(job_t *job, sp_str_t id, sp_arcs_t arcs, sp_error_t *err)
     if (!view)
         return SP_E_CONFLICT;
     owner_tables_t tables = job_owner_tables(job, job->arena);
-    return ownership_settle(&job->env, view->shard, &tables, arcs, job->rec->ring_version_after, err);
+    return ownership_settle(&job->env, view->shard, &tables, arcs, job->rec->ring_version_after,
+                            err);
 }
 
 static int step_stop_follow(job_t *job, sp_error_t *err)
 {
     job_task_end(job, &job->follow);
-    return env_stopped(&job->env) ? sp_error_set(err, SP_E_STALE_EPOCH, "this manager does not lead any more") : 0;
+    return env_stopped(&job->env)
+               ? sp_error_set(err, SP_E_STALE_EPOCH, "this manager does not lead any more")
+               : 0;
 }
 
 static int step_fold(job_t *job, sp_error_t *err)
@@ -30,12 +33,16 @@ static int step_fold(job_t *job, sp_error_t *err)
         const sp_msg_job_target_t *t = &r->targets.items[i];
         rc = settle(job, t->shard_id, (sp_arcs_t){t->bounds_after.items, t->bounds_after.n}, err);
     }
-    return rc == 0 ? settle(job, r->source_shard_id, (sp_arcs_t){r->source_bounds_after.items, r->source_bounds_after.n}, err) : rc;
+    return rc == 0
+               ? settle(job, r->source_shard_id,
+                        (sp_arcs_t){r->source_bounds_after.items, r->source_bounds_after.n}, err)
+               : rc;
 }
 
 static int step_drop_slot(job_t *job, sp_error_t *err)
 {
-    return job->rec->slot.len ? job_drop_slot(job, job->rec->source_shard_id, job->rec->slot, err) : 0;
+    return job->rec->slot.len ? job_drop_slot(job, job->rec->source_shard_id, job->rec->slot, err)
+                              : 0;
 }
 
 static void free_shard(job_t *job, sp_catalog_txn_t *txn, sp_str_t id)
@@ -91,7 +98,9 @@ static int step_drop_publication(job_t *job, sp_error_t *err)
     int rc = on_shard(job, job->rec->source_shard_id, SP_SQL_DROP_SLOTS, err);
     if (rc == 0)
         rc = env_pg(&job->env, job->rec->source_shard_id, ENV_ADMIN, &pg, err);
-    return rc == 0 ? sp_pg_execf(pg, err, "DROP PUBLICATION IF EXISTS %s", sp_pg_ident(job->arena, job->rec->publication)) : rc;
+    return rc == 0 ? sp_pg_execf(pg, err, "DROP PUBLICATION IF EXISTS %s",
+                                 sp_pg_ident(job->arena, job->rec->publication))
+                   : rc;
 }
 
 static int step_drop_origins(job_t *job, sp_error_t *err)
@@ -142,12 +151,17 @@ static int step_purge(job_t *job, sp_error_t *err)
     if (!job->rec->drop_source_rows)
         return 0;
     if (!job->rec->validation || !job->rec->validation->passed)
-        return sp_error_set(err, SP_E_CONFLICT, "the job's copy was never validated: its source rows stay");
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "the job's copy was never validated: its source rows stay");
     int rc = moved_arcs(job, job->arena, &arcs, err);
     sp_arcs_t mine = {job->rec->source_bounds_after.items, job->rec->source_bounds_after.n};
     if (rc == 0)
         rc = sp_arcs_subtract(arcs, mine, job->arena, &arcs, err);
-    job_batch_t batch = {.n = 1, .what = "purge", .kind = SP_TASK_KIND_PURGE, .assign = assign_purge, .arg = &arcs};
+    job_batch_t batch = {.n = 1,
+                         .what = "purge",
+                         .kind = SP_TASK_KIND_PURGE,
+                         .assign = assign_purge,
+                         .arg = &arcs};
     return rc == 0 ? job_batch_run(job, &batch, err) : rc;
 }
 

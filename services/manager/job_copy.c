@@ -11,17 +11,17 @@
 
 // Which ranges are on how many targets.
 typedef struct range {
-    size_t table;   // in the record
-    int64_t no;     // of the range
+    size_t table; // in the record
+    int64_t no;   // of the range
 } range_t;
 
 typedef struct copy {
-    range_t *todo;          // ranges that are not on all targets
-    size_t n;               // count
-    int *seen;              // table-major: targets that have the range
-    size_t *first;          // a table's first place in seen
-    size_t n_seen;          // places
-    int64_t rows, bytes;    // of finished ranges
+    range_t *todo;       // ranges that are not on all targets
+    size_t n;            // count
+    int *seen;           // table-major: targets that have the range
+    size_t *first;       // a table's first place in seen
+    size_t n_seen;       // places
+    int64_t rows, bytes; // of finished ranges
 } copy_t;
 
 static int no_memory(sp_error_t *err)
@@ -32,7 +32,8 @@ static int no_memory(sp_error_t *err)
 static int find_table(const job_t *job, const char *schema, const char *table)
 {
     for (size_t i = 0; i < job->rec->tables.n; i++)
-        if (sp_str_eqz(job->rec->tables.items[i].schema, schema) && sp_str_eqz(job->rec->tables.items[i].table, table))
+        if (sp_str_eqz(job->rec->tables.items[i].schema, schema) &&
+            sp_str_eqz(job->rec->tables.items[i].table, table))
             return (int)i;
     return -1;
 }
@@ -49,12 +50,12 @@ static int read_target(job_t *job, copy_t *c, sp_str_t target, sp_error_t *err)
         rc = sp_pg_query(pg, SP_SQL_PROGRESS, 2, params, &r, err);
     for (int i = 0; rc == 0 && i < PQntuples(r); i++) {
         int t = find_table(job, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1));
-        int64_t no = atoll(PQgetvalue(r, i, 2));
+        int64_t no = strtoll(PQgetvalue(r, i, 2), NULL, 10);
         if (t < 0 || no < 0 || no >= job->rec->tables.items[t].ranges)
             continue;
         c->seen[c->first[t] + (size_t)no]++;
-        c->rows += atoll(PQgetvalue(r, i, 3));
-        c->bytes += atoll(PQgetvalue(r, i, 4));
+        c->rows += strtoll(PQgetvalue(r, i, 3), NULL, 10);
+        c->bytes += strtoll(PQgetvalue(r, i, 4), NULL, 10);
     }
     PQclear(r);
     return rc;
@@ -114,7 +115,8 @@ static int assign_copy(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_ms
     return 0;
 }
 
-static int done_copy(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u, sp_error_t *err)
+static int done_copy(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u,
+                     sp_error_t *err)
 {
     (void)job;
     (void)i;
@@ -151,7 +153,8 @@ static int new_snapshot(job_t *job, sp_error_t *err)
     a.temporary = a.has_temporary = true;
     char suffix[7];
     sp_random_id(suffix, 6);
-    a.slot = sp_str(sp_arena_printf(arena, "shp_%s_%lld_%s", job->id, (long long)r->attempt, suffix));
+    a.slot =
+        sp_str(sp_arena_printf(arena, "shp_%s_%lld_%s", job->id, (long long)r->attempt, suffix));
     job->holder = job_task_start(job, "snapshot", &a, err);
     sp_arena_destroy(&arena);
     if (!job->holder)
@@ -164,12 +167,14 @@ static int new_snapshot(job_t *job, sp_error_t *err)
     }
     if (rc != 0)
         return rc;
-    snprintf(job->snapshot, sizeof job->snapshot, SP_STR_FMT, SP_STR_ARG(job->holder->last.snapshot));
+    snprintf(job->snapshot, sizeof job->snapshot, SP_STR_FMT,
+             SP_STR_ARG(job->holder->last.snapshot));
     sp_str_t lsn = sp_arena_str(job->arena, job->holder->last.lsn);
     for (size_t i = 0; i < r->tables.n; i++)
         if (!r->tables.items[i].copied)
             r->tables.items[i].start_lsn = lsn;
-    sp_log(SP_LOG_INFO, "JOB-RESNAPSHOT", "job", job->id, "lsn", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(lsn)), NULL);
+    sp_log(SP_LOG_INFO, "JOB-RESNAPSHOT", "job", job->id, "lsn",
+           sp_log_fmt(SP_STR_FMT, SP_STR_ARG(lsn)), NULL);
     // The table that is copied again is copied by the relfilenode and the pages that it had; the task checks the first.
     return job_save(job, err);
 }
@@ -194,8 +199,15 @@ static int step_copy(job_t *job, sp_error_t *err)
             if (rc != 0)
                 break;
         }
-        job_batch_t batch = {.n = c.n, .what = "copy", .kind = SP_TASK_KIND_COPY, .assign = assign_copy, .done = done_copy, .progress = progress_copy,
-                             .lost = job_holder_lost, .keeps_wal = true, .arg = &c};
+        job_batch_t batch = {.n = c.n,
+                             .what = "copy",
+                             .kind = SP_TASK_KIND_COPY,
+                             .assign = assign_copy,
+                             .done = done_copy,
+                             .progress = progress_copy,
+                             .lost = job_holder_lost,
+                             .keeps_wal = true,
+                             .arg = &c};
         rc = job_batch_run(job, &batch, err);
         if (rc == SP_E_UNAVAILABLE && job_holder_lost(job)) {
             sp_log(SP_LOG_WARN, "JOB-SNAPSHOT-LOST", "job", job->id, NULL);
@@ -232,7 +244,12 @@ static int assign_index(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_m
 
 static int index_phase(job_t *job, int64_t phase, sp_error_t *err)
 {
-    job_batch_t batch = {.n = job->rec->targets.n, .what = "index", .kind = SP_TASK_KIND_INDEX, .assign = assign_index, .keeps_wal = true, .arg = &phase};
+    job_batch_t batch = {.n = job->rec->targets.n,
+                         .what = "index",
+                         .kind = SP_TASK_KIND_INDEX,
+                         .assign = assign_index,
+                         .keeps_wal = true,
+                         .arg = &phase};
     return job_batch_run(job, &batch, err);
 }
 
@@ -251,7 +268,11 @@ static int step_foreign_keys(job_t *job, sp_error_t *err)
 int job_validate_keys(job_t *job, sp_error_t *err)
 {
     int64_t phase = SP_INDEX_PHASE_VALIDATE;
-    job_batch_t batch = {.n = job->rec->targets.n, .what = "index", .kind = SP_TASK_KIND_INDEX, .assign = assign_index, .lost = job_follow_lost,
+    job_batch_t batch = {.n = job->rec->targets.n,
+                         .what = "index",
+                         .kind = SP_TASK_KIND_INDEX,
+                         .assign = assign_index,
+                         .lost = job_follow_lost,
                          .arg = &phase};
     return job_batch_run(job, &batch, err);
 }

@@ -42,7 +42,12 @@ static int arm_target(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
     owner_tables_t tables = job_owner_tables(job, job->arena);
     sp_arcs_t arcs = {t->bounds_after.items, t->bounds_after.n};
     const char *nonce = sp_arena_cstr(job->arena, t->nonce);
-    sp_guard_t guard = {.form = SP_GUARD_ARMED, .arcs = &arcs, .nonce = nonce, .ring_version = next_version(job), .job_running = true, .row_trigger = true};
+    sp_guard_t guard = {.form = SP_GUARD_ARMED,
+                        .arcs = &arcs,
+                        .nonce = nonce,
+                        .ring_version = next_version(job),
+                        .job_running = true,
+                        .row_trigger = true};
     sp_ownership_t ownership = {.ring_version = next_version(job),
                                 .arcs = arcs,
                                 .state = SP_OWNERSHIP_ARMED,
@@ -72,7 +77,8 @@ static int new_attempt(job_t *job, sp_error_t *err)
     sp_random_id(nonce, 32);
     r->fence_nonce = sp_str(sp_arena_strz(job->arena, nonce));
     // The first attempt uses the nonces that the follower was told of.
-    for (size_t i = 0; i < r->targets.n && (c->attempts > 0 || !r->targets.items[i].nonce.len); i++) {
+    for (size_t i = 0; i < r->targets.n && (c->attempts > 0 || !r->targets.items[i].nonce.len);
+         i++) {
         sp_random_id(nonce, 32);
         r->targets.items[i].nonce = sp_str(sp_arena_strz(job->arena, nonce));
     }
@@ -95,7 +101,8 @@ int job_ready(job_t *job, sp_error_t *err)
         return job_transition(job, SP_JOB_EV_BEHIND, NULL, err);
     if (rc != 0)
         return rc;
-    job->fence_attempt = job->rec->attempt; // this actor, and nobody before it, may fence under this number
+    job->fence_attempt =
+        job->rec->attempt; // this actor, and nobody before it, may fence under this number
     return job_transition(job, SP_JOB_EV_ARMED, NULL, err);
 }
 
@@ -111,11 +118,12 @@ static int read_seal(job_t *job, fence_end_t *ret_end, sp_error_t *err)
     if (rc == 0)
         rc = sp_owner_terminate(pg, job->id, err);
     if (rc == 0)
-        rc = sp_ownership_read(pg, sp_arena_cstr(job->arena, job->rec->keyspace), job->arena, &o, &found, err);
+        rc = sp_ownership_read(pg, sp_arena_cstr(job->arena, job->rec->keyspace), job->arena, &o,
+                               &found, err);
     if (rc != 0)
         return rc;
-    bool sealed = found && o.state == SP_OWNERSHIP_SEALED && strcmp(o.job_id, job->id) == 0 && sp_str_eqz(job->rec->fence_nonce, o.nonce) &&
-                  o.attempt == job->rec->attempt;
+    bool sealed = found && o.state == SP_OWNERSHIP_SEALED && strcmp(o.job_id, job->id) == 0 &&
+                  sp_str_eqz(job->rec->fence_nonce, o.nonce) && o.attempt == job->rec->attempt;
     *ret_end = sealed ? FENCE_SEALED : FENCE_LIFTED;
     sp_log(SP_LOG_INFO, "JOB-SEAL-READ", "job", job->id, "sealed", sealed ? "true" : "false", NULL);
     return 0;
@@ -128,7 +136,9 @@ static int resolve_seal(job_t *job, fence_end_t *ret_end, sp_error_t *err)
         sp_error_clear(err);
         int rc = read_seal(job, ret_end, err);
         if (rc == 0 || env_stopped(&job->env) || rc == SP_E_STALE_EPOCH)
-            return rc == 0 ? 0 : sp_error_set(err, SP_E_STALE_EPOCH, "this manager does not lead any more");
+            return rc == 0
+                       ? 0
+                       : sp_error_set(err, SP_E_STALE_EPOCH, "this manager does not lead any more");
         sp_log(SP_LOG_WARN, "JOB-SEAL-UNREAD", "job", job->id, "reason", err->text, NULL);
         env_sleep(&job->env, sp_random_backoff_ms(i, 50, 1000));
     }
@@ -190,8 +200,10 @@ static int fence(job_t *job, fence_end_t *ret_end, sp_error_t *err)
     }
     if (rc == 0 && *ret_end == FENCE_LIFTED) {
         sp_error_t why = {0};
-        sp_error_set(&why, SP_E_IN_TRANSITION, "the fence was lifted: " SP_STR_FMT, SP_STR_ARG(told && u->detail.len ? u->detail : SP_STR("its worker was lost")));
-        sp_log(SP_LOG_WARN, "JOB-FENCE-LIFTED", "job", job->id, "attempt", sp_log_fmt("%lld", (long long)job->rec->attempt), "reason", why.text, NULL);
+        sp_error_set(&why, SP_E_IN_TRANSITION, "the fence was lifted: " SP_STR_FMT,
+                     SP_STR_ARG(told && u->detail.len ? u->detail : SP_STR("its worker was lost")));
+        sp_log(SP_LOG_WARN, "JOB-FENCE-LIFTED", "job", job->id, "attempt",
+               sp_log_fmt("%lld", (long long)job->rec->attempt), "reason", why.text, NULL);
         job_set_error(job, &why);
         count_lifted(job, told ? u : NULL);
     }
@@ -200,7 +212,8 @@ static int fence(job_t *job, fence_end_t *ret_end, sp_error_t *err)
 
 // ---- the flip
 
-static void put_owner(job_t *job, sp_catalog_txn_t *txn, const sp_catalog_shard_view_t *view, sp_str_t tokens)
+static void put_owner(job_t *job, sp_catalog_txn_t *txn, const sp_catalog_shard_view_t *view,
+                      sp_str_t tokens)
 {
     sp_msg_catalog_shard_t record = *view->shard;
     record.tokens = tokens;
@@ -209,7 +222,8 @@ static void put_owner(job_t *job, sp_catalog_txn_t *txn, const sp_catalog_shard_
     record.has_version = true;
     // Replicas that had not flushed the seal must not be promoted: they would accept the moved keys again.
     const sp_msg_task_update_t *u = job->follow ? &job->follow->last : NULL;
-    record.ineligible_replicas.items = sp_arena_alloc(job->arena, record.replicas.n + 1, sizeof *record.ineligible_replicas.items);
+    record.ineligible_replicas.items =
+        sp_arena_alloc(job->arena, record.replicas.n + 1, sizeof *record.ineligible_replicas.items);
     record.ineligible_replicas.n = 0;
     for (size_t k = 0; u && record.ineligible_replicas.items && k < record.replicas.n; k++) {
         char name[96];
@@ -232,7 +246,8 @@ static int put_owners(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err)
     command_raise_ring(&job->env, job->arena, txn, k);
     put_owner(job, txn, source, job->rec->source_tokens_after);
     for (size_t i = 0; i < job->rec->targets.n; i++) {
-        const sp_catalog_shard_view_t *view = job_shard(job, job->rec->targets.items[i].shard_id, err);
+        const sp_catalog_shard_view_t *view =
+            job_shard(job, job->rec->targets.items[i].shard_id, err);
         if (!view)
             return SP_E_CONFLICT;
         put_owner(job, txn, view, job->rec->targets.items[i].tokens);
@@ -291,7 +306,8 @@ static int flip(job_t *job, bool *ret_refused, sp_error_t *err)
             break;
         rc = flip_once(job, err);
         if (rc == 0) {
-            sp_log(SP_LOG_INFO, "JOB-FLIPPED", "job", job->id, "ring_version", sp_log_fmt("%lld", (long long)job->rec->ring_version_after), NULL);
+            sp_log(SP_LOG_INFO, "JOB-FLIPPED", "job", job->id, "ring_version",
+                   sp_log_fmt("%lld", (long long)job->rec->ring_version_after), NULL);
             return job_failpoint("flip", "after", err);
         }
         if (rc != SP_E_CONFLICT && rc != SP_E_CATALOG_UNAVAILABLE)
@@ -324,7 +340,8 @@ static int open_target(job_t *job, sp_msg_job_target_t *t, sp_error_t *err)
             return 0;
         if (env_stopped(&job->env))
             return sp_error_set(err, SP_E_STALE_EPOCH, "this manager does not lead any more");
-        sp_log(SP_LOG_WARN, "JOB-OPEN", "job", job->id, "shard", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(t->shard_id)), "reason", err->text, NULL);
+        sp_log(SP_LOG_WARN, "JOB-OPEN", "job", job->id, "shard",
+               sp_log_fmt(SP_STR_FMT, SP_STR_ARG(t->shard_id)), "reason", err->text, NULL);
         env_sleep(&job->env, sp_random_backoff_ms(i, 20, 1000));
     }
 }
@@ -340,10 +357,16 @@ static int open_all(job_t *job, sp_error_t *err)
     // Whoever saw the lock is dead: the state's begin is a little before it, so the pause is not told too small.
     if (started == 0 && job->rec->phases.n > 0)
         started = job->rec->phases.items[job->rec->phases.n - 1].started_ms * 1000;
-    sp_str_t marker = u && u->fence_attempt == job->rec->attempt ? sp_arena_str(job->arena, u->marker_lsn) : (sp_str_t){0};
+    sp_str_t marker = u && u->fence_attempt == job->rec->attempt
+                          ? sp_arena_str(job->arena, u->marker_lsn)
+                          : (sp_str_t){0};
     if (!job_follow_lost(job)) {
-        sp_msg_task_control_t control = {.verb = SP_TASK_VERB_OPEN, .has_verb = true, .attempt = job->rec->attempt, .has_attempt = true,
-                                         .ring_version = job->rec->ring_version_after, .has_ring_version = true};
+        sp_msg_task_control_t control = {.verb = SP_TASK_VERB_OPEN,
+                                         .has_verb = true,
+                                         .attempt = job->rec->attempt,
+                                         .has_attempt = true,
+                                         .ring_version = job->rec->ring_version_after,
+                                         .has_ring_version = true};
         if (numbers(job) && numbers(job)->attempts == 0)
             job_task_control(job, job->follow, &control, NULL);
     }
@@ -371,7 +394,8 @@ static int open_all(job_t *job, sp_error_t *err)
         job_fact(job, "pause_ms", NULL, c->write_pause_ms);
     }
     job_fact(job, "fence", "sealed", 1);
-    sp_log(SP_LOG_INFO, "JOB-OPENED", "job", job->id, "fence_to_open_ms", sp_log_fmt("%.1f", c->fence_to_open_ms), NULL);
+    sp_log(SP_LOG_INFO, "JOB-OPENED", "job", job->id, "fence_to_open_ms",
+           sp_log_fmt("%.1f", c->fence_to_open_ms), NULL);
     return job_transition(job, SP_JOB_EV_OPENED, NULL, err);
 }
 
@@ -384,7 +408,8 @@ static int give_up(job_t *job, sp_error_t *err)
         c->attempts++;
         c->has_attempts = true;
     }
-    return job_transition(job, job->rec->cancel_requested ? SP_JOB_EV_CANCEL : SP_JOB_EV_LIFT, NULL, err);
+    return job_transition(job, job->rec->cancel_requested ? SP_JOB_EV_CANCEL : SP_JOB_EV_LIFT, NULL,
+                          err);
 }
 
 int job_cutover(job_t *job, sp_error_t *err)
@@ -400,7 +425,8 @@ int job_cutover(job_t *job, sp_error_t *err)
     if (rc != 0)
         return rc;
     if (end == FENCE_SEALED) {
-        sp_log(SP_LOG_INFO, "JOB-SEALED", "job", job->id, "attempt", sp_log_fmt("%lld", (long long)job->rec->attempt), NULL);
+        sp_log(SP_LOG_INFO, "JOB-SEALED", "job", job->id, "attempt",
+               sp_log_fmt("%lld", (long long)job->rec->attempt), NULL);
         rc = flip(job, &refused, err);
         if (rc != 0)
             return rc;
@@ -435,7 +461,8 @@ int job_lifting(job_t *job, sp_error_t *err)
         err->retryable = false;
         return err->code ? err->code : SP_E_IN_TRANSITION;
     }
-    int64_t until = sp_clock_mono_ms() + sp_random_backoff_ms((int)(attempts < 6 ? attempts : 6), 1000, 15000);
+    int64_t until =
+        sp_clock_mono_ms() + sp_random_backoff_ms((int)(attempts < 6 ? attempts : 6), 1000, 15000);
     while (rc == 0 && sp_clock_until_ms(until) > 0)
         rc = job_pump(job, 200, err);
     return rc == 0 ? job_transition(job, SP_JOB_EV_LIFTED, NULL, err) : rc;

@@ -10,7 +10,6 @@
 
 enum { SLOT_CHECK_MS = 5000, LEVEL_TWICE = 2 };
 
-
 // Nonces that the follower knows. A cutover that comes after a lift gets fresh ones, and then the manager opens by itself.
 static int make_nonces(job_t *job, sp_error_t *err)
 {
@@ -31,7 +30,8 @@ static int record_origins(job_t *job, sp_error_t *err)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++)
-        rc = job_object(job, "origin", job->rec->targets.items[i].shard_id, job->rec->targets.items[i].origin, err);
+        rc = job_object(job, "origin", job->rec->targets.items[i].shard_id,
+                        job->rec->targets.items[i].origin, err);
     return rc;
 }
 
@@ -108,7 +108,8 @@ int job_deltasync(job_t *job, sp_error_t *err)
             counted = job->follow;
             seen = level = 0;
         }
-        if (job_task_final(job->follow) || job->follow->updates == seen || !job->follow->last.has_lag_bytes)
+        if (job_task_final(job->follow) || job->follow->updates == seen ||
+            !job->follow->last.has_lag_bytes)
             continue;
         seen = job->follow->updates;
         take_lag(job);

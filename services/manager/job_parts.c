@@ -13,21 +13,25 @@ owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena)
     const sp_msg_catalog_job_t *r = job->rec;
     sp_owner_table_t *items = sp_arena_alloc(arena, r->tables.n + 1, sizeof *items);
     for (size_t i = 0; items && i < r->tables.n; i++)
-        items[i] = (sp_owner_table_t){r->tables.items[i].schema, r->tables.items[i].table, r->tables.items[i].key_column};
+        items[i] = (sp_owner_table_t){r->tables.items[i].schema, r->tables.items[i].table,
+                                      r->tables.items[i].key_column};
     return (owner_tables_t){items, items ? r->tables.n : 0};
 }
 
 sp_arcs_t job_source_before(job_t *job, sp_arena_t *arena, sp_error_t *err, int *ret_rc)
 {
     sp_arcs_t arcs = SP_ARCS_NONE;
-    const sp_catalog_keyspace_view_t *view = sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
-    *ret_rc = view ? ownership_arcs(view, job->rec->source_shard_id, arena, &arcs, err) : sp_error_set(err, SP_E_CONFLICT, "the keyspace is gone");
+    const sp_catalog_keyspace_view_t *view =
+        sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
+    *ret_rc = view ? ownership_arcs(view, job->rec->source_shard_id, arena, &arcs, err)
+                   : sp_error_set(err, SP_E_CONFLICT, "the keyspace is gone");
     return arcs;
 }
 
 static int64_t ring_version(const job_t *job)
 {
-    const sp_catalog_keyspace_view_t *view = sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
+    const sp_catalog_keyspace_view_t *view =
+        sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
     return view && view->ring_record ? view->ring_record->version : 0;
 }
 
@@ -40,20 +44,37 @@ int job_unseal_source(job_t *job, sp_error_t *err)
         return rc;
     // A TRUNCATE is refused as long as the job runs; an undo lifts that last.
     owner_tables_t tables = job_owner_tables(job, job->arena);
-    sp_guard_t guard = {.form = SP_GUARD_OWNS, .arcs = &arcs, .ring_version = ring_version(job), .job_running = job->rec->undo_to == 0, .row_trigger = true};
-    sp_ownership_t ownership = {.ring_version = ring_version(job), .arcs = arcs, .state = SP_OWNERSHIP_OPEN, .job_id = "", .nonce = ""};
+    sp_guard_t guard = {.form = SP_GUARD_OWNS,
+                        .arcs = &arcs,
+                        .ring_version = ring_version(job),
+                        .job_running = job->rec->undo_to == 0,
+                        .row_trigger = true};
+    sp_ownership_t ownership = {.ring_version = ring_version(job),
+                                .arcs = arcs,
+                                .state = SP_OWNERSHIP_OPEN,
+                                .job_id = "",
+                                .nonce = ""};
     return ownership_set(&job->env, view->shard, &tables, &guard, &ownership, err);
 }
 
-int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_trigger, sp_error_t *err)
+int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_trigger,
+                     sp_error_t *err)
 {
     const sp_catalog_shard_view_t *view = job_shard(job, target->shard_id, err);
     if (!view)
         return SP_E_CONFLICT;
     owner_tables_t tables = job_owner_tables(job, job->arena);
     sp_arcs_t none = SP_ARCS_NONE;
-    sp_guard_t guard = {.form = SP_GUARD_CLOSED, .arcs = &none, .ring_version = ring_version(job), .reason = "not_owner", .row_trigger = row_trigger};
-    sp_ownership_t ownership = {.ring_version = ring_version(job), .arcs = none, .state = SP_OWNERSHIP_OPEN, .job_id = "", .nonce = ""};
+    sp_guard_t guard = {.form = SP_GUARD_CLOSED,
+                        .arcs = &none,
+                        .ring_version = ring_version(job),
+                        .reason = "not_owner",
+                        .row_trigger = row_trigger};
+    sp_ownership_t ownership = {.ring_version = ring_version(job),
+                                .arcs = none,
+                                .state = SP_OWNERSHIP_OPEN,
+                                .job_id = "",
+                                .nonce = ""};
     return ownership_set(&job->env, view->shard, &tables, &guard, &ownership, err);
 }
 
@@ -78,7 +99,8 @@ int job_drop_slot(job_t *job, sp_str_t shard, sp_str_t name, sp_error_t *err)
     return rc;
 }
 
-int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tables, size_t n, sp_error_t *err)
+int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tables, size_t n,
+                     sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
     int rc = env_pg(&job->env, target, ENV_APPLY, &pg, err);
@@ -92,7 +114,8 @@ int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tabl
         const char *name = sp_pg_qualified(job->arena, tables[i].schema, tables[i].table);
         char attempt[24];
         snprintf(attempt, sizeof attempt, "%lld", (long long)job->rec->attempt);
-        const char *params[] = {job->id, attempt, sp_arena_cstr(job->arena, tables[i].schema), sp_arena_cstr(job->arena, tables[i].table)};
+        const char *params[] = {job->id, attempt, sp_arena_cstr(job->arena, tables[i].schema),
+                                sp_arena_cstr(job->arena, tables[i].table)};
         PGresult *result = NULL;
         rc = sp_pg_execf(pg, err, "DELETE FROM %s", name);
         if (rc == 0)
@@ -120,18 +143,25 @@ int job_check_slot(job_t *job, sp_error_t *err)
         rc = sp_pg_query(pg, SP_SQL_SLOT_STATE, 1, params, &result, err);
     if (rc != 0)
         return rc;
-    bool there = PQgetvalue(result, 0, 0)[0] == 't', lost = strcmp(PQgetvalue(result, 0, 1), "lost") == 0;
-    int64_t retained = atoll(PQgetvalue(result, 0, 2)), timeline = atoll(PQgetvalue(result, 0, 3));
+    bool there = PQgetvalue(result, 0, 0)[0] == 't',
+         lost = strcmp(PQgetvalue(result, 0, 1), "lost") == 0;
+    int64_t retained = strtoll(PQgetvalue(result, 0, 2), NULL, 10),
+            timeline = strtoll(PQgetvalue(result, 0, 3), NULL, 10);
     PQclear(result);
     if (r->has_timeline && r->timeline > 0 && timeline != r->timeline)
-        rc = sp_error_set(err, SP_E_CONFLICT, "the source was promoted (timeline %lld, it was %lld): its slot may have missed changes", (long long)timeline,
-                          (long long)r->timeline);
+        rc = sp_error_set(err, SP_E_CONFLICT,
+                          "the source was promoted (timeline %lld, it was %lld): its slot may have "
+                          "missed changes",
+                          (long long)timeline, (long long)r->timeline);
     else if (!there || lost)
-        rc = sp_error_set(err, SP_E_CONFLICT, "the replication slot %s is %s: changes are missing, so the copy cannot be trusted", params[0],
-                          there ? "lost" : "gone");
+        rc = sp_error_set(err, SP_E_CONFLICT,
+                          "the replication slot %s is %s: changes are missing, so the copy cannot "
+                          "be trusted",
+                          params[0], there ? "lost" : "gone");
     else if (retained > job->env.settings->wal_budget_bytes)
-        rc = sp_error_set(err, SP_E_CONFLICT, "the job keeps %lld bytes of WAL on its source, over its budget of %lld", (long long)retained,
-                          (long long)job->env.settings->wal_budget_bytes);
+        rc = sp_error_set(err, SP_E_CONFLICT,
+                          "the job keeps %lld bytes of WAL on its source, over its budget of %lld",
+                          (long long)retained, (long long)job->env.settings->wal_budget_bytes);
     if (rc != 0)
         err->retryable = false;
     return rc;

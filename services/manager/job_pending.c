@@ -19,8 +19,8 @@ static int refuse(job_t *job, const job_plan_t *plan, sp_error_t *err)
         n++;
     }
     sp_error_t why = {0};
-    sp_error_set(&why, SP_E_PREFLIGHT_FAILED, "preflight found %zu error%s; the first: " SP_STR_FMT, n, n == 1 ? "" : "s",
-                 SP_STR_ARG(first ? first->message : SP_STR("unknown")));
+    sp_error_set(&why, SP_E_PREFLIGHT_FAILED, "preflight found %zu error%s; the first: " SP_STR_FMT,
+                 n, n == 1 ? "" : "s", SP_STR_ARG(first ? first->message : SP_STR("unknown")));
     job_set_error(job, &why);
     return job_transition(job, SP_JOB_EV_REFUSED, NULL, err);
 }
@@ -43,15 +43,18 @@ static void take_plan(job_t *job, const job_plan_t *plan)
         r->targets.items[i].bounds_after.items = (int64_t *)move->bounds_after.bounds;
         r->targets.items[i].bounds_after.n = move->bounds_after.n;
     }
-    job->progress = (sp_msg_job_progress_t){.rows_total = plan->report.rows, .bytes_total = plan->report.bytes};
+    job->progress =
+        (sp_msg_job_progress_t){.rows_total = plan->report.rows, .bytes_total = plan->report.bytes};
 }
 
 static int encode_tokens(job_t *job, const job_plan_t *plan, sp_error_t *err)
 {
     sp_msg_catalog_job_t *r = job->rec;
-    int rc = sp_tokens_encode(plan->plan.source_tokens_after, job->arena, &r->source_tokens_after, err);
+    int rc =
+        sp_tokens_encode(plan->plan.source_tokens_after, job->arena, &r->source_tokens_after, err);
     for (size_t i = 0; rc == 0 && i < r->targets.n; i++)
-        rc = sp_tokens_encode(plan->plan.moves[i].tokens_after, job->arena, &r->targets.items[i].tokens, err);
+        rc = sp_tokens_encode(plan->plan.moves[i].tokens_after, job->arena,
+                              &r->targets.items[i].tokens, err);
     return rc;
 }
 
@@ -90,9 +93,11 @@ int job_pending(job_t *job, sp_error_t *err)
         targets[i] = *view->shard;
     }
     job_plan_t plan;
-    int rc = targets ? job_failpoint("preflight", "before", err) : sp_error_set(err, SP_E_OUT_OF_MEMORY, "job");
+    int rc = targets ? job_failpoint("preflight", "before", err)
+                     : sp_error_set(err, SP_E_OUT_OF_MEMORY, "job");
     if (rc == 0)
-        rc = job_plan_make(&job->env, job->id, source->shard, targets, r->targets.n, job->arena, &plan, err);
+        rc = job_plan_make(&job->env, job->id, source->shard, targets, r->targets.n, job->arena,
+                           &plan, err);
     if (rc != 0)
         return rc;
     r->findings.items = plan.report.findings;

@@ -13,7 +13,8 @@ typedef struct job_plan {
 
 // targets: records, also of shards that are not registered yet. An error only when it is not known what stands against the job;
 // unreachable shards are findings.
-int job_plan_make(env_t *env, const char *job_id, const sp_msg_catalog_shard_t *source, const sp_msg_catalog_shard_t *targets, size_t n_targets,
-                  sp_arena_t *arena, job_plan_t *ret_plan, sp_error_t *err);
+int job_plan_make(env_t *env, const char *job_id, const sp_msg_catalog_shard_t *source,
+                  const sp_msg_catalog_shard_t *targets, size_t n_targets, sp_arena_t *arena,
+                  job_plan_t *ret_plan, sp_error_t *err);
 
 #endif

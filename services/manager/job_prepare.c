@@ -34,7 +34,8 @@ static int with_short_locks(job_t *job, sp_str_t shard, const char *sql, sp_erro
             rc = env_commit(pg, err);
         if (rc != 0 && pg)
             env_rollback(pg);
-        if (rc != SP_E_SQL_ERROR || !err || (strcmp(err->sqlstate, "55P03") != 0 && strcmp(err->sqlstate, "40P01") != 0))
+        if (rc != SP_E_SQL_ERROR || !err ||
+            (strcmp(err->sqlstate, "55P03") != 0 && strcmp(err->sqlstate, "40P01") != 0))
             return rc;
         int64_t until = sp_clock_mono_ms() + sp_random_backoff_ms(i, 100, 2000);
         sp_error_t pumped = {0};
@@ -96,33 +97,40 @@ static int keep_schema_objects(job_t *job, const sp_msg_task_update_t *u, sp_err
 
 static int ignored_tables(job_t *job, sp_arena_t *arena, sp_msg_task_assign_t *a, sp_error_t *err)
 {
-    const sp_catalog_keyspace_view_t *view = sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
+    const sp_catalog_keyspace_view_t *view =
+        sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
     if (!view)
         return sp_error_set(err, SP_E_CONFLICT, "the keyspace is gone");
-    a->ignored_tables.items = sp_arena_alloc(arena, view->keyspace->tables.n + 1, sizeof *a->ignored_tables.items);
+    a->ignored_tables.items =
+        sp_arena_alloc(arena, view->keyspace->tables.n + 1, sizeof *a->ignored_tables.items);
     if (!a->ignored_tables.items)
         return no_memory(err);
     for (size_t i = 0; i < view->keyspace->tables.n; i++) {
         const sp_msg_table_t *t = &view->keyspace->tables.items[i];
         if (t->mode == SP_TABLE_MODE_IGNORED)
-            a->ignored_tables.items[a->ignored_tables.n++] = sp_str(sp_pg_qualified(arena, t->schema, t->table));
+            a->ignored_tables.items[a->ignored_tables.n++] =
+                sp_str(sp_pg_qualified(arena, t->schema, t->table));
     }
     return 0;
 }
 
-static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_msg_task_assign_t *a)
+static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
+                         sp_msg_task_assign_t *a)
 {
     (void)arg;
     (void)i;
     a->tables.items = job->rec->tables.items;
     a->tables.n = job->rec->tables.n;
-    const sp_catalog_keyspace_view_t *view = sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
-    a->sequence_stride = view && view->keyspace->sequence_stride ? view->keyspace->sequence_stride : 64;
+    const sp_catalog_keyspace_view_t *view =
+        sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
+    a->sequence_stride =
+        view && view->keyspace->sequence_stride ? view->keyspace->sequence_stride : 64;
     a->has_sequence_stride = true;
     return ignored_tables(job, arena, a, NULL);
 }
 
-static int done_schema(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u, sp_error_t *err)
+static int done_schema(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u,
+                       sp_error_t *err)
 {
     (void)arg;
     (void)i;
@@ -134,8 +142,13 @@ static int step_schema(job_t *job, sp_error_t *err)
     // What the task makes is not known before; that it may have made something is.
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++)
-        rc = job_object(job, "schema", job->rec->targets.items[i].shard_id, SP_STR("pre-data"), err);
-    job_batch_t batch = {.n = 1, .what = "schema", .kind = SP_TASK_KIND_SCHEMA, .assign = assign_schema, .done = done_schema};
+        rc =
+            job_object(job, "schema", job->rec->targets.items[i].shard_id, SP_STR("pre-data"), err);
+    job_batch_t batch = {.n = 1,
+                         .what = "schema",
+                         .kind = SP_TASK_KIND_SCHEMA,
+                         .assign = assign_schema,
+                         .done = done_schema};
     return rc == 0 ? job_batch_run(job, &batch, err) : rc;
 }
 
@@ -149,9 +162,12 @@ static int step_close_targets(job_t *job, sp_error_t *err)
 
 // ---- replica identities
 
-static int read_identity(sp_pg_t *pg, job_t *job, sp_msg_job_table_t *t, bool *ret_index_valid, bool *ret_index_there, bool *ret_set, sp_error_t *err)
+static int read_identity(sp_pg_t *pg, job_t *job, sp_msg_job_table_t *t, bool *ret_index_valid,
+                         bool *ret_index_there, bool *ret_set, sp_error_t *err)
 {
-    const char *params[] = {sp_arena_cstr(job->arena, t->schema), sp_arena_cstr(job->arena, t->table), sp_arena_cstr(job->arena, t->identity_index)};
+    const char *params[] = {sp_arena_cstr(job->arena, t->schema),
+                            sp_arena_cstr(job->arena, t->table),
+                            sp_arena_cstr(job->arena, t->identity_index)};
     PGresult *r = NULL;
     int rc = sp_pg_query(pg, SP_SQL_IDENTITY_STATE, 3, params, &r, err);
     if (rc != 0)
@@ -190,20 +206,23 @@ static int make_identity(job_t *job, sp_msg_job_table_t *t, sp_error_t *err)
     if (rc == 0)
         rc = read_identity(pg, job, t, &valid, &there, &set, err);
     if (rc == 0)
-        rc = job_object(job, "identity", source, t->identity_index, err); // saves identity_before too
+        rc = job_object(job, "identity", source, t->identity_index,
+                        err); // saves identity_before too
     if (rc == 0)
         rc = job_save(job, err);
     if (rc != 0 || set)
         return rc;
-    const char *index = sp_pg_qualified(job->arena, t->schema, t->identity_index), *table = sp_pg_qualified(job->arena, t->schema, t->table);
+    const char *index = sp_pg_qualified(job->arena, t->schema, t->identity_index),
+               *table = sp_pg_qualified(job->arena, t->schema, t->table);
     sp_pg_set_timeout(pg, -1);
     if (there && !valid)
         rc = sp_pg_execf(pg, err, "DROP INDEX CONCURRENTLY IF EXISTS %s", index);
     if (rc == 0 && !valid)
-        rc = sp_pg_execf(pg, err, "CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)", sp_pg_ident(job->arena, t->identity_index), table,
-                         index_columns(job, t));
+        rc = sp_pg_execf(pg, err, "CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)",
+                         sp_pg_ident(job->arena, t->identity_index), table, index_columns(job, t));
     sp_pg_set_timeout(pg, 30000);
-    const char *sql = sp_arena_printf(job->arena, "ALTER TABLE %s REPLICA IDENTITY USING INDEX %s", table, sp_pg_ident(job->arena, t->identity_index));
+    const char *sql = sp_arena_printf(job->arena, "ALTER TABLE %s REPLICA IDENTITY USING INDEX %s",
+                                      table, sp_pg_ident(job->arena, t->identity_index));
     return rc == 0 ? with_short_locks(job, source, sql, err) : rc;
 }
 
@@ -241,12 +260,19 @@ int job_restore_identities(job_t *job, sp_error_t *err)
         const char *to = strcmp(before, "n") == 0   ? "NOTHING"
                          : strcmp(before, "f") == 0 ? "FULL"
                          : strncmp(before, "i:", 2) == 0
-                             ? sp_arena_printf(job->arena, "USING INDEX %s", sp_pg_ident(job->arena, sp_str(before + 2)))
+                             ? sp_arena_printf(job->arena, "USING INDEX %s",
+                                               sp_pg_ident(job->arena, sp_str(before + 2)))
                              : "DEFAULT";
         if (set)
-            rc = with_short_locks(job, source, sp_arena_printf(job->arena, "ALTER TABLE %s REPLICA IDENTITY %s", table, to), err);
+            rc = with_short_locks(job, source,
+                                  sp_arena_printf(job->arena, "ALTER TABLE %s REPLICA IDENTITY %s",
+                                                  table, to),
+                                  err);
         if (rc == 0 && there)
-            rc = with_short_locks(job, source, sp_arena_printf(job->arena, "DROP INDEX IF EXISTS %s", sp_pg_qualified(job->arena, t->schema, t->identity_index)),
+            rc = with_short_locks(job, source,
+                                  sp_arena_printf(job->arena, "DROP INDEX IF EXISTS %s",
+                                                  sp_pg_qualified(job->arena, t->schema,
+                                                                  t->identity_index)),
                                   err);
     }
     return rc;
@@ -262,11 +288,15 @@ static int step_publication(job_t *job, sp_error_t *err)
         return rc;
     sp_buf_t sql = SP_BUF_INIT;
     const char *name = sp_pg_ident(job->arena, r->publication);
-    sp_buf_printf(&sql, "DROP PUBLICATION IF EXISTS %s; CREATE PUBLICATION %s FOR TABLE ", name, name);
+    sp_buf_printf(&sql, "DROP PUBLICATION IF EXISTS %s; CREATE PUBLICATION %s FOR TABLE ", name,
+                  name);
     for (size_t i = 0; i < r->tables.n; i++)
-        sp_buf_printf(&sql, "%s%s", i ? ", " : "", sp_pg_qualified(job->arena, r->tables.items[i].schema, r->tables.items[i].table));
+        sp_buf_printf(&sql, "%s%s", i ? ", " : "",
+                      sp_pg_qualified(job->arena, r->tables.items[i].schema,
+                                      r->tables.items[i].table));
     sp_buf_addz(&sql, " WITH (publish = 'insert, update, delete, truncate')");
-    rc = sql.failed ? no_memory(err) : with_short_locks(job, r->source_shard_id, sp_buf_cstr(&sql), err);
+    rc = sql.failed ? no_memory(err)
+                    : with_short_locks(job, r->source_shard_id, sp_buf_cstr(&sql), err);
     sp_buf_free(&sql);
     return rc;
 }
@@ -282,7 +312,11 @@ static int step_guard_source(job_t *job, sp_error_t *err)
         rc = job_object(job, "guards", r->source_shard_id, SP_STR("job_running"), err);
     if (rc != 0)
         return rc;
-    sp_guard_t guard = {.form = SP_GUARD_OWNS, .arcs = &arcs, .ring_version = r->ring_version_before, .job_running = true, .row_trigger = true};
+    sp_guard_t guard = {.form = SP_GUARD_OWNS,
+                        .arcs = &arcs,
+                        .ring_version = r->ring_version_before,
+                        .job_running = true,
+                        .row_trigger = true};
     return ownership_set(&job->env, view->shard, &tables, &guard, NULL, err);
 }
 
@@ -295,17 +329,19 @@ static int measure_tables(job_t *job, sp_error_t *err)
     int rc = env_pg(&job->env, job->rec->source_shard_id, ENV_ADMIN, &pg, err);
     for (size_t i = 0; rc == 0 && i < job->rec->tables.n; i++) {
         sp_msg_job_table_t *t = &job->rec->tables.items[i];
-        const char *params[] = {sp_arena_cstr(job->arena, t->schema), sp_arena_cstr(job->arena, t->table)};
+        const char *params[] = {sp_arena_cstr(job->arena, t->schema),
+                                sp_arena_cstr(job->arena, t->table)};
         PGresult *r = NULL;
         rc = sp_pg_query(pg, SP_SQL_TABLE_SIZE, 2, params, &r, err);
         if (rc != 0)
             break;
         if (PQntuples(r) != 1) {
             PQclear(r);
-            return sp_error_set(err, SP_E_SCHEMA_CHANGED, "table %s.%s is gone", params[0], params[1]);
+            return sp_error_set(err, SP_E_SCHEMA_CHANGED, "table %s.%s is gone", params[0],
+                                params[1]);
         }
-        t->relfilenode = atoll(PQgetvalue(r, 0, 0));
-        t->pages = atoll(PQgetvalue(r, 0, 1));
+        t->relfilenode = strtoll(PQgetvalue(r, 0, 0), NULL, 10);
+        t->pages = strtoll(PQgetvalue(r, 0, 1), NULL, 10);
         t->has_relfilenode = t->has_pages = true;
         int64_t per = t->pages_per_range > 0 ? t->pages_per_range : 2048;
         t->pages_per_range = per;
@@ -320,7 +356,8 @@ static int step_snapshot(job_t *job, sp_error_t *err)
 {
     sp_msg_catalog_job_t *r = job->rec;
     if (!r->slot.len)
-        r->slot = sp_str(sp_arena_printf(job->arena, "shp_%s_%lld", job->id, (long long)r->attempt));
+        r->slot =
+            sp_str(sp_arena_printf(job->arena, "shp_%s_%lld", job->id, (long long)r->attempt));
     int rc = job_object(job, "slot", r->source_shard_id, r->slot, err);
     if (rc == 0)
         rc = job_save(job, err);
@@ -339,8 +376,9 @@ static int step_snapshot(job_t *job, sp_error_t *err)
     while (rc == 0 && !job_task_final(job->holder) && !job->holder->last.snapshot.len)
         rc = job_pump(job, 200, err);
     if (rc == 0 && job_task_final(job->holder))
-        rc = job->holder->state == SP_TASK_STATE_FAILED ? (*err = job->holder->err, job->holder->err.code)
-                                                        : sp_error_set(err, SP_E_UNAVAILABLE, "the snapshot ended early");
+        rc = job->holder->state == SP_TASK_STATE_FAILED
+                 ? (*err = job->holder->err, job->holder->err.code)
+                 : sp_error_set(err, SP_E_UNAVAILABLE, "the snapshot ended early");
     if (rc != 0) {
         sp_error_t why = *err;
         if (rc != SP_E_STALE_EPOCH)
@@ -348,7 +386,8 @@ static int step_snapshot(job_t *job, sp_error_t *err)
         *err = why;
         return rc;
     }
-    snprintf(job->snapshot, sizeof job->snapshot, SP_STR_FMT, SP_STR_ARG(job->holder->last.snapshot));
+    snprintf(job->snapshot, sizeof job->snapshot, SP_STR_FMT,
+             SP_STR_ARG(job->holder->last.snapshot));
     r->slot_lsn = sp_arena_str(job->arena, job->holder->last.lsn);
     for (size_t i = 0; i < r->tables.n; i++)
         r->tables.items[i].start_lsn = r->slot_lsn;

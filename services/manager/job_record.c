@@ -27,7 +27,9 @@ static int adopt(job_t *job, const char *json, size_t len, int64_t mod_revision,
     sp_arena_t *arena = sp_arena_new(RECORD_ARENA);
     sp_msg_catalog_job_t *rec = arena ? sp_arena_alloc(arena, 1, sizeof *rec) : NULL;
     sp_str_t copy = rec ? sp_arena_str(arena, (sp_str_t){json, len}) : (sp_str_t){0};
-    int rc = copy.ptr ? sp_wire_decode_json(&sp_schema_catalog_job, copy.ptr, copy.len, arena, rec, err) : no_memory(err);
+    int rc = copy.ptr
+                 ? sp_wire_decode_json(&sp_schema_catalog_job, copy.ptr, copy.len, arena, rec, err)
+                 : no_memory(err);
     if (rc != 0) {
         sp_arena_destroy(&arena);
         return rc;
@@ -61,7 +63,8 @@ const sp_catalog_shard_view_t *job_shard(job_t *job, sp_str_t id, sp_error_t *er
 {
     const sp_catalog_shard_view_t *view = sp_catalog_shard(job->env.catalog, id);
     if (!view)
-        sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " is not registered any more", SP_STR_ARG(id));
+        sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " is not registered any more",
+                     SP_STR_ARG(id));
     return view;
 }
 
@@ -109,14 +112,17 @@ static int look(job_t *job, bool *ret_mine, sp_error_t *err)
     bool found = false;
     sp_msg_catalog_job_t theirs;
     sp_buf_t mine = SP_BUF_INIT;
-    int rc = arena ? sp_store_get(job->env.store, sp_str(key), arena, &kv, &found, err) : no_memory(err);
+    int rc =
+        arena ? sp_store_get(job->env.store, sp_str(key), arena, &kv, &found, err) : no_memory(err);
     if (rc == 0 && !found)
         rc = sp_error_set(err, SP_E_NOT_FOUND, "job %s is gone", job->id);
     if (rc == 0)
-        rc = sp_wire_decode_json(&sp_schema_catalog_job, kv.value.ptr, kv.value.len, arena, &theirs, err);
+        rc = sp_wire_decode_json(&sp_schema_catalog_job, kv.value.ptr, kv.value.len, arena, &theirs,
+                                 err);
     if (rc == 0)
         rc = sp_wire_encode_json(&sp_schema_catalog_job, job->rec, true, &mine, err);
-    *ret_mine = rc == 0 && kv.mod_revision != job->mod_revision && sp_str_eq(kv.value, (sp_str_t){mine.data, mine.len});
+    *ret_mine = rc == 0 && kv.mod_revision != job->mod_revision &&
+                sp_str_eq(kv.value, (sp_str_t){mine.data, mine.len});
     if (rc == 0 && kv.mod_revision != job->mod_revision) {
         sp_msg_catalog_job_t *r = job->rec;
         bool leader_wrote = theirs.epoch > job->env.epoch.epoch;
@@ -153,7 +159,8 @@ static int save_with(job_t *job, job_extra_fn *extra, sp_error_t *err)
             return seen;
         // The job's record is as we know it, so the conflict is about something else: the caller reads all again.
         if (seen == 0 && rc == SP_E_CONFLICT && job->mod_revision == before)
-            return sp_error_set(err, SP_E_CONFLICT, "the catalog changed while job %s wanted to write", job->id);
+            return sp_error_set(err, SP_E_CONFLICT,
+                                "the catalog changed while job %s wanted to write", job->id);
         env_sleep(&job->env, sp_random_backoff_ms(i, 20, 1000));
     }
 }
@@ -175,7 +182,8 @@ static void phase_change(job_t *job, int to)
         last->has_ended_ms = true;
         last->seconds = (double)(now - last->started_ms) / 1000;
         last->has_seconds = true;
-        job_fact(job, "phase_seconds", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(last->name)), last->seconds);
+        job_fact(job, "phase_seconds", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(last->name)),
+                 last->seconds);
     }
     size_t skip = r->phases.n > MAX_PHASES ? r->phases.n - MAX_PHASES : 0, n = r->phases.n - skip;
     sp_msg_job_phase_t *items = sp_arena_alloc(job->arena, n + 1, sizeof *items);
@@ -183,7 +191,9 @@ static void phase_change(job_t *job, int to)
         return;
     if (n)
         memcpy(items, r->phases.items + skip, n * sizeof *items);
-    items[n] = (sp_msg_job_phase_t){.name = sp_str(sp_job_state_name(to)), .started_ms = now, .has_started_ms = true};
+    items[n] = (sp_msg_job_phase_t){.name = sp_str(sp_job_state_name(to)),
+                                    .started_ms = now,
+                                    .has_started_ms = true};
     if (sp_job_is_terminal(to) || to == SP_JOB_FAILED) {
         items[n].ended_ms = now;
         items[n].has_ended_ms = items[n].has_seconds = true;
@@ -213,13 +223,16 @@ int job_transition(job_t *job, int event, job_extra_fn *extra, sp_error_t *err)
     r->step = sp_str(row->step);
     r->flipped = row->to_mode == SP_JOB_FLIPPED;
     r->has_flipped = true;
-    r->undo_to = row->to_mode == SP_JOB_UNDO_FAIL ? SP_JOB_STATE_FAILED : row->to_mode == SP_JOB_UNDO_CANCEL ? SP_JOB_STATE_CANCELLED : 0;
+    r->undo_to = row->to_mode == SP_JOB_UNDO_FAIL     ? SP_JOB_STATE_FAILED
+                 : row->to_mode == SP_JOB_UNDO_CANCEL ? SP_JOB_STATE_CANCELLED
+                                                      : 0;
     r->has_undo_to = r->undo_to != 0;
     rc = save_with(job, extra, err);
     if (rc != 0)
         return rc;
-    sp_log(SP_LOG_INFO, "JOB-STATE", "job", job->id, "event", sp_job_event_name(event), "state", sp_job_state_name(row->to), "mode",
-           sp_job_mode_name(row->to_mode), "comment", row->comment, NULL);
+    sp_log(SP_LOG_INFO, "JOB-STATE", "job", job->id, "event", sp_job_event_name(event), "state",
+           sp_job_state_name(row->to), "mode", sp_job_mode_name(row->to_mode), "comment",
+           row->comment, NULL);
     job_live(job, true);
     return job_failpoint(sp_job_event_name(event), "after", err);
 }
@@ -228,13 +241,15 @@ int job_transition(job_t *job, int event, job_extra_fn *extra, sp_error_t *err)
 
 static const char *object_name(job_t *job, const char *kind, sp_str_t shard, sp_str_t name)
 {
-    return sp_arena_printf(job->arena, "%s:" SP_STR_FMT ":" SP_STR_FMT, kind, SP_STR_ARG(shard), SP_STR_ARG(name));
+    return sp_arena_printf(job->arena, "%s:" SP_STR_FMT ":" SP_STR_FMT, kind, SP_STR_ARG(shard),
+                           SP_STR_ARG(name));
 }
 
 bool job_has_object(const job_t *job, const char *kind, sp_str_t shard, sp_str_t name)
 {
     char text[600];
-    snprintf(text, sizeof text, "%s:" SP_STR_FMT ":" SP_STR_FMT, kind, SP_STR_ARG(shard), SP_STR_ARG(name));
+    snprintf(text, sizeof text, "%s:" SP_STR_FMT ":" SP_STR_FMT, kind, SP_STR_ARG(shard),
+             SP_STR_ARG(name));
     for (size_t i = 0; i < job->rec->objects.n; i++)
         if (sp_str_eqz(job->rec->objects.items[i], text))
             return true;

@@ -60,7 +60,8 @@ int job_step(job_t *job, const char *name, job_step_fn *act, sp_error_t *err)
     items[r->steps_done.n] = sp_str(sp_arena_strz(job->arena, name));
     r->steps_done.items = items;
     r->steps_done.n++;
-    sp_log(SP_LOG_INFO, "JOB-STEP", "job", job->id, "step", name, "ms", sp_log_fmt("%lld", (long long)(sp_clock_mono_ms() - started)), NULL);
+    sp_log(SP_LOG_INFO, "JOB-STEP", "job", job->id, "step", name, "ms",
+           sp_log_fmt("%lld", (long long)(sp_clock_mono_ms() - started)), NULL);
     return job_save(job, err);
 }
 
@@ -71,14 +72,28 @@ static double percent(const job_t *job)
     double copied = p->bytes_total > 0 ? (double)p->bytes_copied / (double)p->bytes_total : 0;
     copied = copied > 1 ? 1 : copied;
     switch ((int)job->rec->state) {
-    case SP_JOB_PENDING: return 0;
-    case SP_JOB_PRECOPY: return 5 + 65 * copied;
-    case SP_JOB_DELTASYNC: return 75;
-    case SP_JOB_VALIDATING: return 80 + (p->rows_total > 0 ? 10.0 * (double)p->rows_validated / (double)(p->rows_total > p->rows_validated ? p->rows_total : p->rows_validated) : 0);
-    case SP_JOB_READY: case SP_JOB_LIFTING: return 90;
-    case SP_JOB_CUTOVER: return 95;
-    case SP_JOB_COMPLETED: case SP_JOB_FINALIZED: return 100;
-    default: return p->percent;
+    case SP_JOB_PENDING:
+        return 0;
+    case SP_JOB_PRECOPY:
+        return 5 + 65 * copied;
+    case SP_JOB_DELTASYNC:
+        return 75;
+    case SP_JOB_VALIDATING:
+        return 80 + (p->rows_total > 0
+                         ? 10.0 * (double)p->rows_validated /
+                               (double)(p->rows_total > p->rows_validated ? p->rows_total
+                                                                          : p->rows_validated)
+                         : 0);
+    case SP_JOB_READY:
+    case SP_JOB_LIFTING:
+        return 90;
+    case SP_JOB_CUTOVER:
+        return 95;
+    case SP_JOB_COMPLETED:
+    case SP_JOB_FINALIZED:
+        return 100;
+    default:
+        return p->percent;
     }
 }
 
@@ -90,23 +105,37 @@ void job_live(job_t *job, bool now)
     sp_msg_job_progress_t *p = &job->progress;
     if (t - job->rate_ms >= LIVE_MS) {
         int64_t moved = p->bytes_copied - job->rate_bytes;
-        p->rate_bytes_per_s = job->rate_ms && moved > 0 ? (double)moved * 1000 / (double)(t - job->rate_ms) : 0;
+        p->rate_bytes_per_s =
+            job->rate_ms && moved > 0 ? (double)moved * 1000 / (double)(t - job->rate_ms) : 0;
         job->rate_bytes = p->bytes_copied;
         job->rate_ms = t;
-        bool told = job->rec->state == SP_JOB_STATE_PRECOPY && p->rate_bytes_per_s > 0 && p->bytes_total > p->bytes_copied;
-        p->eta_ms = told ? (int64_t)((double)(p->bytes_total - p->bytes_copied) * 1000 / p->rate_bytes_per_s) : 0;
+        bool told = job->rec->state == SP_JOB_STATE_PRECOPY && p->rate_bytes_per_s > 0 &&
+                    p->bytes_total > p->bytes_copied;
+        p->eta_ms =
+            told
+                ? (int64_t)((double)(p->bytes_total - p->bytes_copied) * 1000 / p->rate_bytes_per_s)
+                : 0;
         p->has_eta_ms = told;
     }
     p->percent = percent(job);
-    p->has_percent = p->has_rows_total = p->has_rows_copied = p->has_bytes_total = p->has_bytes_copied = p->has_rate_bytes_per_s = true;
-    p->has_rows_applied = p->has_lag_bytes = p->has_lag_ms = p->has_rows_validated = p->has_tasks_total = p->has_tasks_done = true;
+    p->has_percent = p->has_rows_total = p->has_rows_copied = p->has_bytes_total =
+        p->has_bytes_copied = p->has_rate_bytes_per_s = true;
+    p->has_rows_applied = p->has_lag_bytes = p->has_lag_ms = p->has_rows_validated =
+        p->has_tasks_total = p->has_tasks_done = true;
     job->live_ms = t;
-    sp_msg_job_live_t live = {.job_id = sp_str(job->id), .state = job->rec->state, .step = job->rec->step, .progress = p};
+    sp_msg_job_live_t live = {.job_id = sp_str(job->id),
+                              .state = job->rec->state,
+                              .step = job->rec->step,
+                              .progress = p};
     sp_actor_end_send(job->env.end, &sp_schema_job_live, &live, NULL);
 }
 
 void job_fact(job_t *job, const char *fact, const char *label, double value)
 {
-    sp_msg_job_fact_t f = {.job_id = sp_str(job->id), .fact = sp_str(fact), .label = sp_str(label), .value = value, .has_value = true};
+    sp_msg_job_fact_t f = {.job_id = sp_str(job->id),
+                           .fact = sp_str(fact),
+                           .label = sp_str(label),
+                           .value = value,
+                           .has_value = true};
     sp_actor_end_send(job->env.end, &sp_schema_job_fact, &f, NULL);
 }

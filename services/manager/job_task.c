@@ -41,7 +41,8 @@ sp_msg_task_assign_t job_task_assignment(job_t *job, sp_arena_t *arena, int64_t 
     return a;
 }
 
-job_task_t *job_task_start(job_t *job, const char *what, sp_msg_task_assign_t *assign, sp_error_t *err)
+job_task_t *job_task_start(job_t *job, const char *what, sp_msg_task_assign_t *assign,
+                           sp_error_t *err)
 {
     job_task_t *t = calloc(1, sizeof *t);
     char suffix[9];
@@ -62,7 +63,8 @@ job_task_t *job_task_start(job_t *job, const char *what, sp_msg_task_assign_t *a
     return t;
 }
 
-int job_task_control(job_t *job, const job_task_t *task, const sp_msg_task_control_t *control, sp_error_t *err)
+int job_task_control(job_t *job, const job_task_t *task, const sp_msg_task_control_t *control,
+                     sp_error_t *err)
 {
     sp_msg_task_control_t c = *control;
     c.task_id = sp_str(task->id);
@@ -102,8 +104,10 @@ static void on_update(job_t *job, const sp_msg_task_update_t *u)
     sp_buf_t bytes = SP_BUF_INIT;
     sp_msg_task_update_t copy;
     sp_error_t err = {0};
-    int rc = arena ? sp_wire_encode_msgpack(&sp_schema_task_update, u, &bytes, &err) : SP_E_OUT_OF_MEMORY;
-    sp_str_t kept = rc == 0 ? sp_arena_str(arena, (sp_str_t){bytes.data, bytes.len}) : (sp_str_t){0};
+    int rc = arena ? sp_wire_encode_msgpack(&sp_schema_task_update, u, &bytes, &err)
+                   : SP_E_OUT_OF_MEMORY;
+    sp_str_t kept =
+        rc == 0 ? sp_arena_str(arena, (sp_str_t){bytes.data, bytes.len}) : (sp_str_t){0};
     if (kept.ptr)
         rc = sp_wire_decode_msgpack(&sp_schema_task_update, kept.ptr, kept.len, arena, &copy, &err);
     sp_buf_free(&bytes);
@@ -118,8 +122,9 @@ static void on_update(job_t *job, const sp_msg_task_update_t *u)
     t->updates++;
     if (t->state == SP_TASK_STATE_FAILED) {
         error_from_message(copy.error, &t->err);
-        sp_log(SP_LOG_WARN, "JOB-TASK-FAILED", "job", job->id, "task", t->id, "code", sp_error_name(t->err.code), "retryable",
-               t->err.retryable ? "true" : "false", "reason", t->err.text, NULL);
+        sp_log(SP_LOG_WARN, "JOB-TASK-FAILED", "job", job->id, "task", t->id, "code",
+               sp_error_name(t->err.code), "retryable", t->err.retryable ? "true" : "false",
+               "reason", t->err.text, NULL);
     }
 }
 
@@ -133,13 +138,17 @@ static int look_at_flags(job_t *job, sp_error_t *err)
     bool found = false;
     sp_msg_catalog_job_t now;
     sp_error_t ignored = {0};
-    int rc = arena ? sp_store_get(job->env.store, sp_str(key), arena, &kv, &found, &ignored) : SP_E_OUT_OF_MEMORY;
-    if (rc == 0 && found && sp_wire_decode_json(&sp_schema_catalog_job, kv.value.ptr, kv.value.len, arena, &now, &ignored) == 0) {
+    int rc = arena ? sp_store_get(job->env.store, sp_str(key), arena, &kv, &found, &ignored)
+                   : SP_E_OUT_OF_MEMORY;
+    if (rc == 0 && found &&
+        sp_wire_decode_json(&sp_schema_catalog_job, kv.value.ptr, kv.value.len, arena, &now,
+                            &ignored) == 0) {
         if (now.cancel_requested && !job->rec->cancel_requested) {
             job->rec->cancel_requested = job->rec->has_cancel_requested = true;
             sp_log(SP_LOG_INFO, "JOB-CANCEL", "job", job->id, NULL);
         }
-        if (now.epoch <= job->env.epoch.epoch && kv.mod_revision > job->mod_revision && now.state == job->rec->state)
+        if (now.epoch <= job->env.epoch.epoch && kv.mod_revision > job->mod_revision &&
+            now.state == job->rec->state)
             job->mod_revision = kv.mod_revision;
     }
     sp_arena_destroy(&arena);
@@ -159,14 +168,16 @@ int job_pump(job_t *job, int timeout_ms, sp_error_t *err)
     int rc = 0;
     for (;;) {
         int left = sp_clock_until_ms(deadline);
-        bool got = sp_actor_end_receive(job->env.end, left < 100 ? left : 100, arena, &schema, &body);
+        bool got =
+            sp_actor_end_receive(job->env.end, left < 100 ? left : 100, arena, &schema, &body);
         if ((got && !schema) || env_stopped(&job->env)) {
             rc = sp_error_set(err, SP_E_STALE_EPOCH, "this manager does not lead any more");
             break;
         }
         if (got && schema == &sp_schema_task_update)
             on_update(job, body);
-        if (got && schema == &sp_schema_job_wake && ((sp_msg_job_wake_t *)body)->revision > job->mod_revision)
+        if (got && schema == &sp_schema_job_wake &&
+            ((sp_msg_job_wake_t *)body)->revision > job->mod_revision)
             look_at_flags(job, err);
         if (got || sp_clock_until_ms(deadline) == 0)
             break;
@@ -203,7 +214,8 @@ static void terminate_on(job_t *job, sp_str_t shard, const char *task_id)
     const char *params[] = {job->id, task_id};
     if (env_pg(&job->env, shard, ENV_ADMIN, &pg, &err) != 0 ||
         sp_pg_value(pg, SP_SQL_TERMINATE_TASK, 2, params, out, sizeof out, &null, &err) != 0)
-        sp_log(SP_LOG_WARN, "JOB-TERMINATE", "job", job->id, "task", task_id, "reason", err.text, NULL);
+        sp_log(SP_LOG_WARN, "JOB-TERMINATE", "job", job->id, "task", task_id, "reason", err.text,
+               NULL);
 }
 
 void job_terminate(job_t *job, const char *task_id)
@@ -226,12 +238,14 @@ void job_task_end(job_t *job, job_task_t **task_p)
         int64_t deadline = sp_clock_mono_ms() + STOP_WAIT_MS;
         job_task_control(job, t, &stop, &err);
         job->undoing = true; // a cancel must not end this wait
-        while (!job_task_final(t) && sp_clock_until_ms(deadline) > 0 && job_pump(job, 100, &err) == 0)
+        while (!job_task_final(t) && sp_clock_until_ms(deadline) > 0 &&
+               job_pump(job, 100, &err) == 0)
             ;
         job->undoing = was_undoing;
     }
     // A worker that is stopped or cut off may still hold locks, snapshots and the slot.
-    bool clean = t->state == SP_TASK_STATE_DONE || (t->state == SP_TASK_STATE_FAILED && t->err.code != SP_E_UNAVAILABLE);
+    bool clean = t->state == SP_TASK_STATE_DONE ||
+                 (t->state == SP_TASK_STATE_FAILED && t->err.code != SP_E_UNAVAILABLE);
     if (!clean && !env_stopped(&job->env))
         job_terminate(job, t->id);
     task_free(job, t);
@@ -272,7 +286,8 @@ static int start_item(job_t *job, const job_batch_t *batch, item_t *item, size_t
 }
 
 // Looks at a final task: done, again later, or an error for all.
-static int finish_item(job_t *job, const job_batch_t *batch, item_t *item, size_t i, sp_error_t *err)
+static int finish_item(job_t *job, const job_batch_t *batch, item_t *item, size_t i,
+                       sp_error_t *err)
 {
     job_task_t *t = item->task;
     int rc = 0;
@@ -285,7 +300,8 @@ static int finish_item(job_t *job, const job_batch_t *batch, item_t *item, size_
         rc = t->err.code;
         // A snapshot whose holder is dying looks like a hard error: give its death time to be noticed.
         int64_t deadline = sp_clock_mono_ms() + SETTLE_MS;
-        while (batch->lost && !t->err.retryable && !batch->lost(job) && sp_clock_until_ms(deadline) > 0) {
+        while (batch->lost && !t->err.retryable && !batch->lost(job) &&
+               sp_clock_until_ms(deadline) > 0) {
             sp_error_t pumped = {0};
             if (job_pump(job, 100, &pumped) != 0) {
                 *err = pumped;
@@ -305,7 +321,8 @@ static int finish_item(job_t *job, const job_batch_t *batch, item_t *item, size_
     return rc;
 }
 
-static int batch_round(job_t *job, const job_batch_t *batch, item_t *items, size_t *ret_left, sp_error_t *err)
+static int batch_round(job_t *job, const job_batch_t *batch, item_t *items, size_t *ret_left,
+                       sp_error_t *err)
 {
     size_t running = 0, left = 0;
     int64_t now = sp_clock_mono_ms(), rows = 0, bytes = 0;
@@ -349,13 +366,16 @@ int job_batch_run(job_t *job, const job_batch_t *batch, sp_error_t *err)
         if (rc == 0 && batch->keeps_wal && sp_clock_mono_ms() - checked > SLOT_CHECK_MS) {
             checked = sp_clock_mono_ms();
             rc = job_check_slot(job, err);
-            if (rc != 0 && err->retryable) { // the source does not answer: the tasks will say so themselves
+            if (rc != 0 &&
+                err->retryable) { // the source does not answer: the tasks will say so themselves
                 rc = 0;
                 sp_error_clear(err);
             }
         }
         if (batch->lost && (rc == 0 || rc != SP_E_STALE_EPOCH) && left > 0 && batch->lost(job)) {
-            rc = sp_error_set(err, SP_E_UNAVAILABLE, "%s: the worker that holds the snapshot or the stream was lost", batch->what);
+            rc = sp_error_set(err, SP_E_UNAVAILABLE,
+                              "%s: the worker that holds the snapshot or the stream was lost",
+                              batch->what);
             break;
         }
         if (rc == 0 && left > 0)

@@ -13,12 +13,15 @@ static bool has_kind(const job_t *job, const char *kind)
 {
     size_t len = strlen(kind);
     for (size_t i = 0; i < job->rec->objects.n; i++)
-        if (job->rec->objects.items[i].len > len && memcmp(job->rec->objects.items[i].ptr, kind, len) == 0 && job->rec->objects.items[i].ptr[len] == ':')
+        if (job->rec->objects.items[i].len > len &&
+            memcmp(job->rec->objects.items[i].ptr, kind, len) == 0 &&
+            job->rec->objects.items[i].ptr[len] == ':')
             return true;
     return false;
 }
 
-static int on_shard(job_t *job, sp_str_t shard, const char *sql, char *out, size_t size, sp_error_t *err)
+static int on_shard(job_t *job, sp_str_t shard, const char *sql, char *out, size_t size,
+                    sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
     bool null = false;
@@ -45,7 +48,8 @@ static int step_source(job_t *job, sp_error_t *err)
         sp_pg_t *pg = NULL;
         rc = env_pg(&job->env, job->rec->source_shard_id, ENV_ADMIN, &pg, err);
         if (rc == 0)
-            rc = sp_pg_execf(pg, err, "DROP PUBLICATION IF EXISTS %s", sp_pg_ident(job->arena, job->rec->publication));
+            rc = sp_pg_execf(pg, err, "DROP PUBLICATION IF EXISTS %s",
+                             sp_pg_ident(job->arena, job->rec->publication));
     }
     if (rc == 0 && has_kind(job, "identity"))
         rc = job_restore_identities(job, err);
@@ -58,7 +62,8 @@ static int step_source(job_t *job, sp_error_t *err)
 
 // ---- targets
 
-static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_msg_task_assign_t *a)
+static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
+                         sp_msg_task_assign_t *a)
 {
     (void)arg;
     (void)i;
@@ -68,7 +73,8 @@ static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_
     return 0;
 }
 
-static int keep_objects(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u, sp_error_t *err)
+static int keep_objects(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u,
+                        sp_error_t *err)
 {
     (void)arg;
     (void)i;
@@ -95,12 +101,17 @@ static int step_learn_schema(job_t *job, sp_error_t *err)
     for (size_t i = 0; rc == 0 && i < job->rec->targets.n && has_kind(job, "schema"); i++) {
         char out[32] = "";
         listed = listed || job->rec->targets.items[i].schema_objects.n > 0;
-        rc = on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_SCHEMA_MARK, out, sizeof out, err);
+        rc = on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_SCHEMA_MARK, out, sizeof out,
+                      err);
         marked = marked || out[0] == 't';
     }
     if (rc != 0 || !marked || listed)
         return rc;
-    job_batch_t batch = {.n = 1, .what = "schema", .kind = SP_TASK_KIND_SCHEMA, .assign = assign_schema, .done = keep_objects};
+    job_batch_t batch = {.n = 1,
+                         .what = "schema",
+                         .kind = SP_TASK_KIND_SCHEMA,
+                         .assign = assign_schema,
+                         .done = keep_objects};
     return job_batch_run(job, &batch, err);
 }
 
@@ -114,12 +125,15 @@ static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *er
         const char *object = sp_arena_cstr(job->arena, t->schema_objects.items[i]);
         // A schema that holds something else stays; what an earlier try or a CASCADE has dropped is no fault.
         bool schema = strncmp(object, "SCHEMA ", 7) == 0;
-        rc = sp_pg_execf(pg, err, "SAVEPOINT one; DROP %s%s; RELEASE one", object, schema ? "" : " CASCADE");
-        bool gone = rc == SP_E_SQL_ERROR && (strcmp(err->sqlstate, "42P01") == 0 || strcmp(err->sqlstate, "3F000") == 0 ||
-                                             strcmp(err->sqlstate, "42704") == 0 || strcmp(err->sqlstate, "42883") == 0);
+        rc = sp_pg_execf(pg, err, "SAVEPOINT one; DROP %s%s; RELEASE one", object,
+                         schema ? "" : " CASCADE");
+        bool gone = rc == SP_E_SQL_ERROR &&
+                    (strcmp(err->sqlstate, "42P01") == 0 || strcmp(err->sqlstate, "3F000") == 0 ||
+                     strcmp(err->sqlstate, "42704") == 0 || strcmp(err->sqlstate, "42883") == 0);
         if (rc == SP_E_SQL_ERROR && (gone || schema)) {
             if (!gone)
-                sp_log(SP_LOG_WARN, "JOB-UNDO-LEFT", "job", job->id, "object", object, "reason", err->text, NULL);
+                sp_log(SP_LOG_WARN, "JOB-UNDO-LEFT", "job", job->id, "object", object, "reason",
+                       err->text, NULL);
             sp_error_clear(err);
             rc = sp_pg_exec(pg, "ROLLBACK TO one; RELEASE one", err);
         }
@@ -143,7 +157,9 @@ static int empty_left(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
         return rc;
     sp_msg_job_table_t *left = sp_arena_alloc(job->arena, present.n + 1, sizeof *left);
     for (size_t i = 0; left && i < present.n; i++)
-        left[i] = (sp_msg_job_table_t){.schema = present.items[i].schema, .table = present.items[i].table, .key_column = present.items[i].key_column};
+        left[i] = (sp_msg_job_table_t){.schema = present.items[i].schema,
+                                       .table = present.items[i].table,
+                                       .key_column = present.items[i].key_column};
     if (!left)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "undo");
     rc = job_empty_tables(job, t->shard_id, left, present.n, err);
@@ -151,7 +167,8 @@ static int empty_left(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
     if (!view)
         return rc != 0 ? rc : SP_E_CONFLICT;
     const sp_catalog_keyspace_view_t *k = sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
-    return ownership_settle(&job->env, view->shard, &present, SP_ARCS_NONE, k && k->ring_record ? k->ring_record->version : 0, err);
+    return ownership_settle(&job->env, view->shard, &present, SP_ARCS_NONE,
+                            k && k->ring_record ? k->ring_record->version : 0, err);
 }
 
 static int undo_target(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
@@ -166,7 +183,8 @@ static int undo_target(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err
     bool null = false;
     int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
     if (rc == 0)
-        rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0, NULL, out, sizeof out, &null, err);
+        rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0,
+                         NULL, out, sizeof out, &null, err);
     // An earlier try came so far that even the installation is gone.
     if (rc != 0 || out[0] != 't')
         return rc;

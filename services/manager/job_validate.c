@@ -15,13 +15,13 @@ typedef struct compare {
     sp_str_t lsn, snapshot;     // of the source
     sp_str_t *target_snapshots; // one a target
     struct part {
-        size_t table;           // in the record
-        int64_t from, to;       // hashes, inclusive
-    } *parts;                   // tasks
-    size_t n;                   // count
-    int64_t rows;               // compared
-    sp_str_t keys[KEYS_MAX];    // that differ
-    size_t n_keys;              // count
+        size_t table;        // in the record
+        int64_t from, to;    // hashes, inclusive
+    } * parts;               // tasks
+    size_t n;                // count
+    int64_t rows;            // compared
+    sp_str_t keys[KEYS_MAX]; // that differ
+    size_t n_keys;           // count
 } compare_t;
 
 static int make_point(job_t *job, compare_t *c, sp_error_t *err)
@@ -32,11 +32,14 @@ static int make_point(job_t *job, compare_t *c, sp_error_t *err)
     while (rc == 0) {
         const sp_msg_task_update_t *u = &job->follow->last;
         if (job_follow_lost(job))
-            return sp_error_set(err, SP_E_UNAVAILABLE, "the follower was lost while it made the point of comparison");
+            return sp_error_set(err, SP_E_UNAVAILABLE,
+                                "the follower was lost while it made the point of comparison");
         if (u->snapshot.len && u->target_snapshots.n == job->rec->targets.n)
             break;
         if (sp_clock_until_ms(deadline) == 0)
-            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "the follower made no point of comparison within %d s; long transactions on the source hold it up",
+            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED,
+                                "the follower made no point of comparison within %d s; long "
+                                "transactions on the source hold it up",
                                 POINT_WAIT_MS / 1000);
         rc = job_pump(job, 200, err);
     }
@@ -46,7 +49,8 @@ static int make_point(job_t *job, compare_t *c, sp_error_t *err)
     const sp_msg_task_update_t *u = &job->follow->last;
     c->lsn = sp_arena_str(job->arena, u->lsn);
     c->snapshot = sp_arena_str(job->arena, u->snapshot);
-    c->target_snapshots = sp_arena_alloc(job->arena, u->target_snapshots.n + 1, sizeof *c->target_snapshots);
+    c->target_snapshots =
+        sp_arena_alloc(job->arena, u->target_snapshots.n + 1, sizeof *c->target_snapshots);
     for (size_t i = 0; c->target_snapshots && i < u->target_snapshots.n; i++)
         c->target_snapshots[i] = sp_arena_str(job->arena, u->target_snapshots.items[i]);
     return c->target_snapshots ? 0 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "validation");
@@ -64,14 +68,16 @@ static int cut_parts(job_t *job, compare_t *c, sp_error_t *err)
         for (int64_t k = 0; k < parts; k++) {
             uint64_t last = k + 1 == parts ? UINT64_MAX : at + width - 1;
             // Shifted by 2^63: hashes are signed.
-            c->parts[c->n++] = (struct part){i, (int64_t)(at ^ (1ULL << 63)), (int64_t)(last ^ (1ULL << 63))};
+            c->parts[c->n++] =
+                (struct part){i, (int64_t)(at ^ (1ULL << 63)), (int64_t)(last ^ (1ULL << 63))};
             at = last + 1;
         }
     }
     return 0;
 }
 
-static int assign_verify(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_msg_task_assign_t *a)
+static int assign_verify(job_t *job, void *arg, size_t i, sp_arena_t *arena,
+                         sp_msg_task_assign_t *a)
 {
     (void)arena;
     const compare_t *c = arg;
@@ -86,7 +92,8 @@ static int assign_verify(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_
     return 0;
 }
 
-static int done_verify(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u, sp_error_t *err)
+static int done_verify(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u,
+                       sp_error_t *err)
 {
     compare_t *c = arg;
     (void)err;
@@ -110,7 +117,11 @@ static int conclude(job_t *job, compare_t *c, sp_error_t *err)
     sp_msg_job_validation_t *v = sp_arena_alloc(job->arena, 1, sizeof *v);
     if (!v)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "validation");
-    *v = (sp_msg_job_validation_t){.passed = c->n_keys == 0, .has_passed = true, .lsn = c->lsn, .rows = c->rows, .has_rows = true};
+    *v = (sp_msg_job_validation_t){.passed = c->n_keys == 0,
+                                   .has_passed = true,
+                                   .lsn = c->lsn,
+                                   .rows = c->rows,
+                                   .has_rows = true};
     v->mismatches.items = sp_arena_alloc(job->arena, c->n_keys + 1, sizeof *v->mismatches.items);
     for (size_t i = 0; v->mismatches.items && i < c->n_keys; i++)
         v->mismatches.items[v->mismatches.n++] = c->keys[i];
@@ -118,7 +129,8 @@ static int conclude(job_t *job, compare_t *c, sp_error_t *err)
     if (c->n_keys == 0)
         return job_transition(job, SP_JOB_EV_VALIDATED, NULL, err);
     sp_error_t why = {0};
-    sp_error_set(&why, SP_E_VALIDATION_FAILED, "source and targets differ, first at " SP_STR_FMT, SP_STR_ARG(c->keys[0]));
+    sp_error_set(&why, SP_E_VALIDATION_FAILED, "source and targets differ, first at " SP_STR_FMT,
+                 SP_STR_ARG(c->keys[0]));
     sp_log(SP_LOG_ERROR, "JOB-VALIDATION", "job", job->id, "reason", why.text, NULL);
     job_set_error(job, &why);
     return job_transition(job, SP_JOB_EV_MISMATCHED, NULL, err);
@@ -130,15 +142,22 @@ int job_validating(job_t *job, sp_error_t *err)
     if (job_follow_lost(job))
         return job_transition(job, SP_JOB_EV_BEHIND, NULL, err);
     compare_t *c = sp_arena_alloc(job->arena, 1, sizeof *c);
-    int rc = c ? job_failpoint("validate", "before", err) : sp_error_set(err, SP_E_OUT_OF_MEMORY, "validation");
+    int rc = c ? job_failpoint("validate", "before", err)
+               : sp_error_set(err, SP_E_OUT_OF_MEMORY, "validation");
     job->progress.rows_validated = 0;
     if (rc == 0)
         rc = make_point(job, c, err);
     if (rc == 0)
         rc = cut_parts(job, c, err);
     if (rc == 0) {
-        job_batch_t batch = {.n = c->n, .what = "verify", .kind = SP_TASK_KIND_VERIFY, .assign = assign_verify, .done = done_verify,
-                             .lost = job_follow_lost, .keeps_wal = true, .arg = c};
+        job_batch_t batch = {.n = c->n,
+                             .what = "verify",
+                             .kind = SP_TASK_KIND_VERIFY,
+                             .assign = assign_verify,
+                             .done = done_verify,
+                             .lost = job_follow_lost,
+                             .keeps_wal = true,
+                             .arg = c};
         rc = job_batch_run(job, &batch, err);
     }
     if (rc == SP_E_STALE_EPOCH)

@@ -11,34 +11,34 @@
 
 // A task that this job asked for.
 typedef struct job_task {
-    char id[40];                   // task_id: also the end of the backends' application_name
-    int64_t kind;                  // SP_TASK_KIND_*
-    int64_t state;                 // SP_TASK_STATE_*, 0 before the first update
-    sp_arena_t *arena;             // of last
-    sp_msg_task_update_t last;     // last update, own copy
-    int updates;                   // how many came
-    sp_error_t err;                // why it failed
-    struct job_task *next;         // list
+    char id[40];               // task_id: also the end of the backends' application_name
+    int64_t kind;              // SP_TASK_KIND_*
+    int64_t state;             // SP_TASK_STATE_*, 0 before the first update
+    sp_arena_t *arena;         // of last
+    sp_msg_task_update_t last; // last update, own copy
+    int updates;               // how many came
+    sp_error_t err;            // why it failed
+    struct job_task *next;     // list
 } job_task_t;
 
 typedef struct job {
-    env_t env;                     // store, catalog, connections
-    char id[33];                   // job
-    sp_arena_t *arena;             // of the record
-    sp_msg_catalog_job_t *rec;     // record as last read or written
-    int64_t mod_revision;          // of the record
-    bool undoing;                  // waits are not ended by a cancel
-    bool taken_over;               // backends of earlier leaders are gone, the epoch is raised
-    job_task_t *tasks;             // running ones
-    job_task_t *holder;            // holds the exported snapshot, or NULL
-    char snapshot[130];            // what the holder exported
-    job_task_t *follow;            // the follower, or NULL
+    env_t env;                      // store, catalog, connections
+    char id[33];                    // job
+    sp_arena_t *arena;              // of the record
+    sp_msg_catalog_job_t *rec;      // record as last read or written
+    int64_t mod_revision;           // of the record
+    bool undoing;                   // waits are not ended by a cancel
+    bool taken_over;                // backends of earlier leaders are gone, the epoch is raised
+    job_task_t *tasks;              // running ones
+    job_task_t *holder;             // holds the exported snapshot, or NULL
+    char snapshot[130];             // what the holder exported
+    job_task_t *follow;             // the follower, or NULL
     sp_msg_job_progress_t progress; // now
-    int64_t live_ms;               // monotonic, when job_live was last sent
-    int64_t saved_progress_ms;     // monotonic, when progress was last stored
-    int64_t rate_bytes;            // bytes_copied at the last rate
-    int64_t rate_ms;               // monotonic, of the last rate
-    int64_t fence_attempt;         // attempt that this actor has armed and not fenced yet, or 0
+    int64_t live_ms;                // monotonic, when job_live was last sent
+    int64_t saved_progress_ms;      // monotonic, when progress was last stored
+    int64_t rate_bytes;             // bytes_copied at the last rate
+    int64_t rate_ms;                // monotonic, of the last rate
+    int64_t fence_attempt;          // attempt that this actor has armed and not fenced yet, or 0
 } job_t;
 
 // ---- record (job_record.c)
@@ -57,7 +57,8 @@ int job_mode(const job_t *job);
 int job_object(job_t *job, const char *kind, sp_str_t shard, sp_str_t name, sp_error_t *err);
 bool job_has_object(const job_t *job, const char *kind, sp_str_t shard, sp_str_t name);
 void job_set_error(job_t *job, const sp_error_t *err);
-const sp_catalog_shard_view_t *job_shard(job_t *job, sp_str_t id, sp_error_t *err); // `conflict` when it is gone
+const sp_catalog_shard_view_t *job_shard(job_t *job, sp_str_t id,
+                                         sp_error_t *err); // `conflict` when it is gone
 
 // ---- steps (job_step.c)
 typedef int(job_step_fn)(job_t *job, sp_error_t *err);
@@ -72,8 +73,10 @@ int job_failpoint(const char *name, const char *when, sp_error_t *err);
 // Fills task_id, job, attempt, source, all targets (without registrations), keyspace; the rest is the caller's. From the arena.
 sp_msg_task_assign_t job_task_assignment(job_t *job, sp_arena_t *arena, int64_t kind);
 // Sends it. NULL with err set.
-job_task_t *job_task_start(job_t *job, const char *what, sp_msg_task_assign_t *assign, sp_error_t *err);
-int job_task_control(job_t *job, const job_task_t *task, const sp_msg_task_control_t *control, sp_error_t *err);
+job_task_t *job_task_start(job_t *job, const char *what, sp_msg_task_assign_t *assign,
+                           sp_error_t *err);
+int job_task_control(job_t *job, const job_task_t *task, const sp_msg_task_control_t *control,
+                     sp_error_t *err);
 // Asks it to stop, waits shortly, then ends its backends on all shards of the job. The task is freed.
 void job_task_end(job_t *job, job_task_t **task_p);
 void job_tasks_end_all(job_t *job);
@@ -85,15 +88,18 @@ int job_task_wait(job_t *job, job_task_t *task, sp_error_t *err);
 
 // Many short tasks: items 0..n-1, tried again where that can help, at most `window` at once.
 typedef struct job_batch {
-    size_t n;                                                                              // items
-    const char *what;                                                                      // "copy"
-    int64_t kind;                                                                          // SP_TASK_KIND_*
-    int (*assign)(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_msg_task_assign_t *assign); // fills item i
-    int (*done)(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *update, sp_error_t *err); // may be NULL
-    void (*progress)(job_t *job, void *arg, int64_t rows_running, int64_t bytes_running);  // may be NULL
-    bool (*lost)(job_t *job);                                                              // true: what all items need is gone
-    bool keeps_wal;                                                                        // the slot holds WAL meanwhile: look at its budget
-    void *arg;                                                                             // of the functions
+    size_t n;         // items
+    const char *what; // "copy"
+    int64_t kind;     // SP_TASK_KIND_*
+    int (*assign)(job_t *job, void *arg, size_t i, sp_arena_t *arena,
+                  sp_msg_task_assign_t *assign); // fills item i
+    int (*done)(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *update,
+                sp_error_t *err); // may be NULL
+    void (*progress)(job_t *job, void *arg, int64_t rows_running,
+                     int64_t bytes_running); // may be NULL
+    bool (*lost)(job_t *job);                // true: what all items need is gone
+    bool keeps_wal;                          // the slot holds WAL meanwhile: look at its budget
+    void *arg;                               // of the functions
 } job_batch_t;
 // 0 when all are done. `unavailable` (retryable) when lost() said so.
 int job_batch_run(job_t *job, const job_batch_t *batch, sp_error_t *err);
@@ -107,31 +113,35 @@ void job_live(job_t *job, bool now);
 void job_fact(job_t *job, const char *fact, const char *label, double value);
 
 // ---- states: 0 when the state was left or there is nothing more to do in it
-int job_pending(job_t *job, sp_error_t *err);    // job_pending.c
-int job_precopy(job_t *job, sp_error_t *err);    // job_prepare.c, job_copy.c
+int job_pending(job_t *job, sp_error_t *err); // job_pending.c
+int job_precopy(job_t *job, sp_error_t *err); // job_prepare.c, job_copy.c
 int job_prepare(job_t *job, sp_error_t *err);
 int job_copy(job_t *job, sp_error_t *err);
-int job_validate_keys(job_t *job, sp_error_t *err); // in deltasync: `unavailable` when the follower is lost
-int job_deltasync(job_t *job, sp_error_t *err);  // job_follow.c
+int job_validate_keys(job_t *job,
+                      sp_error_t *err); // in deltasync: `unavailable` when the follower is lost
+int job_deltasync(job_t *job, sp_error_t *err); // job_follow.c
 int job_follow_ensure(job_t *job, sp_error_t *err);
 int job_validating(job_t *job, sp_error_t *err); // job_validate.c
 int job_ready(job_t *job, sp_error_t *err);      // job_cutover.c
 int job_cutover(job_t *job, sp_error_t *err);
 int job_lifting(job_t *job, sp_error_t *err);
-int job_completed(job_t *job, sp_error_t *err);  // job_complete.c
-int job_undo(job_t *job, sp_error_t *err);       // job_undo.c
+int job_completed(job_t *job, sp_error_t *err); // job_complete.c
+int job_undo(job_t *job, sp_error_t *err);      // job_undo.c
 // Takes over: ends all backends of the job and raises the epoch on all its shards.
 int job_take_over(job_t *job, sp_error_t *err);
 
 // ---- shared pieces
-owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena); // items NULL when memory runs out
-int job_unseal_source(job_t *job, sp_error_t *err);     // guards `owns(before)`, ownership open
-int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_trigger, sp_error_t *err);
+owner_tables_t job_owner_tables(const job_t *job,
+                                sp_arena_t *arena); // items NULL when memory runs out
+int job_unseal_source(job_t *job, sp_error_t *err); // guards `owns(before)`, ownership open
+int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_trigger,
+                     sp_error_t *err);
 int job_drop_slot(job_t *job, sp_str_t shard, sp_str_t name, sp_error_t *err);
 int job_restore_identities(job_t *job, sp_error_t *err);
 sp_arcs_t job_source_before(job_t *job, sp_arena_t *arena, sp_error_t *err, int *ret_rc);
 // Empties tables on a target and forgets their copy_progress, in one transaction, as the apply role.
-int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tables, size_t n, sp_error_t *err);
+int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tables, size_t n,
+                     sp_error_t *err);
 // A watch over the source while WAL is kept: budget, slot lost, timeline.
 int job_check_slot(job_t *job, sp_error_t *err);
 

@@ -110,8 +110,10 @@ static int poll_fd(manager_t *m, int fd, zloop_fn *fn)
 static int start_member(manager_t *m, sp_error_t *err)
 {
     char endpoint[256], events[256];
-    sp_config_advertised(m->settings.config, sp_server_endpoint(m->server), endpoint, sizeof endpoint);
-    sp_config_advertised(m->settings.config, sp_publisher_endpoint(m->publisher), events, sizeof events);
+    sp_config_advertised(m->settings.config, sp_server_endpoint(m->server), endpoint,
+                         sizeof endpoint);
+    sp_config_advertised(m->settings.config, sp_publisher_endpoint(m->publisher), events,
+                         sizeof events);
     const char *metrics = sp_listener_endpoint(m->listener);
     sp_msg_service_t service = {.kind = SP_STR("manager"),
                                 .id = sp_str(m->settings.service_id),
@@ -121,7 +123,8 @@ static int start_member(manager_t *m, sp_error_t *err)
                                 .version = sp_str(sp_config_version()),
                                 .started_ms = sp_clock_wall_ms(),
                                 .has_started_ms = true};
-    return sp_member_start(&m->settings.member, &m->settings.store, &service, (int)m->settings.lease_ttl_s, true, err);
+    return sp_member_start(&m->settings.member, &m->settings.store, &service,
+                           (int)m->settings.lease_ttl_s, true, err);
 }
 
 static int open_all(manager_t *m, sp_error_t *err)
@@ -135,9 +138,11 @@ static int open_all(manager_t *m, sp_error_t *err)
     if (rc == 0)
         rc = sp_signals_open(&m->signals, m->loop, NULL, NULL, err);
     if (rc == 0)
-        rc = sp_server_open(&m->server, m->loop, sp_config_str(c, "listen"), "manager", m->settings.service_id, manager_dispatch, m, err);
+        rc = sp_server_open(&m->server, m->loop, sp_config_str(c, "listen"), "manager",
+                            m->settings.service_id, manager_dispatch, m, err);
     if (rc == 0)
-        rc = sp_publisher_open(&m->publisher, sp_config_str(c, "events_listen"), m->settings.service_id, err);
+        rc = sp_publisher_open(&m->publisher, sp_config_str(c, "events_listen"),
+                               m->settings.service_id, err);
     if (rc == 0) {
         manager_metrics_open(m);
         m->workers = workers_new(m->server, m->settings.heartbeat_ms);
@@ -145,13 +150,17 @@ static int open_all(manager_t *m, sp_error_t *err)
             rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "metrics");
     }
     if (rc == 0)
-        rc = sp_listener_open(&m->listener, sp_config_str(c, "metrics_listen"), m->metrics.registry, is_ready, m, err);
+        rc = sp_listener_open(&m->listener, sp_config_str(c, "metrics_listen"), m->metrics.registry,
+                              is_ready, m, err);
     if (rc == 0)
         rc = sp_watch_start(&m->watch, &m->settings.store, NULL, "", RELIST_MS, err);
     if (rc == 0)
         rc = start_member(m, err);
-    if (rc == 0 && (poll_fd(m, sp_watch_fd(m->watch), on_watch) != 0 || poll_fd(m, sp_member_fd(m->settings.member), on_member) != 0 ||
-                    zloop_timer(m->loop, (size_t)(m->settings.heartbeat_ms / 2), 0, on_beat, m) < 0 || zloop_timer(m->loop, 1000, 0, on_second, m) < 0))
+    if (rc == 0 &&
+        (poll_fd(m, sp_watch_fd(m->watch), on_watch) != 0 ||
+         poll_fd(m, sp_member_fd(m->settings.member), on_member) != 0 ||
+         zloop_timer(m->loop, (size_t)(m->settings.heartbeat_ms / 2), 0, on_beat, m) < 0 ||
+         zloop_timer(m->loop, 1000, 0, on_second, m) < 0))
         rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "loop");
     return rc;
 }
@@ -189,7 +198,8 @@ int manager_run(const sp_config_t *config)
     settings_read(config, &m->settings);
     int rc = open_all(m, &err);
     if (rc == 0) {
-        sp_log(SP_LOG_INFO, "MANAGER-START", "listen", sp_server_endpoint(m->server), "version", sp_config_version(), NULL);
+        sp_log(SP_LOG_INFO, "MANAGER-START", "listen", sp_server_endpoint(m->server), "version",
+               sp_config_version(), NULL);
         sp_mesh_run(m->loop);
         sp_log(SP_LOG_INFO, "MANAGER-STOP", NULL);
     } else {

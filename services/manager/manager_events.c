@@ -5,10 +5,16 @@
 #include "schemas/shard.h"
 #include "services/manager/manager.h"
 
-void manager_publish(manager_t *m, const char *kind, sp_str_t keyspace, sp_str_t shard, sp_str_t job, const char *state, const char *message,
+void manager_publish(manager_t *m, const char *kind, sp_str_t keyspace, sp_str_t shard,
+                     sp_str_t job, const char *state, const char *message,
                      const sp_value_t *details)
 {
-    sp_msg_event_t event = {.kind = sp_str(kind), .keyspace = keyspace, .shard_id = shard, .job_id = job, .state = sp_str(state), .message = sp_str(message)};
+    sp_msg_event_t event = {.kind = sp_str(kind),
+                            .keyspace = keyspace,
+                            .shard_id = shard,
+                            .job_id = job,
+                            .state = sp_str(state),
+                            .message = sp_str(message)};
     if (details)
         event.details = *details;
     sp_publisher_event(m->publisher, &event);
@@ -58,7 +64,8 @@ static void publish_jobs(manager_t *m, const sp_catalog_t *before, const sp_cata
         char message[1200] = "";
         if (j->error)
             snprintf(message, sizeof message, SP_STR_FMT, SP_STR_ARG(j->error->message));
-        manager_publish(m, "job.state", j->keyspace, j->source_shard_id, j->id, sp_enum_name(&sp_enum_job_state, j->state), message[0] ? message : NULL,
+        manager_publish(m, "job.state", j->keyspace, j->source_shard_id, j->id,
+                        sp_enum_name(&sp_enum_job_state, j->state), message[0] ? message : NULL,
                         NULL);
     }
 }

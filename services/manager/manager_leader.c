@@ -65,7 +65,8 @@ static env_seed_t *new_seed(const manager_t *m, const char *name)
     return seed;
 }
 
-static int start_actor(manager_t *m, sp_actor_t **ret, sp_actor_fn *fn, const char *name, sp_actor_message_fn *on_message, sp_error_t *err)
+static int start_actor(manager_t *m, sp_actor_t **ret, sp_actor_fn *fn, const char *name,
+                       sp_actor_message_fn *on_message, sp_error_t *err)
 {
     env_seed_t *seed = new_seed(m, name);
     if (!seed)
@@ -81,7 +82,8 @@ static int start_actor(manager_t *m, sp_actor_t **ret, sp_actor_fn *fn, const ch
 void manager_serve_reads(manager_t *m)
 {
     int64_t now = sp_clock_mono_ms();
-    while (m->reads && m->catalog && (m->catalog->revision >= m->min_revision || now >= m->reads->until_ms)) {
+    while (m->reads && m->catalog &&
+           (m->catalog->revision >= m->min_revision || now >= m->reads->until_ms)) {
         waiting_t *w = waiting_take(&m->reads);
         w->read(m, w->request);
         free(w);
@@ -101,16 +103,19 @@ static void answer(sp_request_t *request, const sp_schema_t *schema, const void 
     const sp_msg_error_t *e = body;
     sp_error_t err = {0};
     error_from_message(e, &err);
-    sp_request_error_details(&request, &err, e->details.kind == SP_VALUE_ABSENT ? NULL : &e->details);
+    sp_request_error_details(&request, &err,
+                             e->details.kind == SP_VALUE_ABSENT ? NULL : &e->details);
 }
 
-static void on_command_message(void *owner, sp_actor_t *actor, const sp_schema_t *schema, const void *body)
+static void on_command_message(void *owner, sp_actor_t *actor, const sp_schema_t *schema,
+                               const void *body)
 {
     manager_t *m = owner;
     if (!schema) { // ended: its epoch is over, or it could not start
         if (m->commands == actor) {
             m->leading = false;
-            fail_waiting(&m->pending, SP_E_OUTCOME_UNKNOWN, "the manager stopped leading while it worked on this");
+            fail_waiting(&m->pending, SP_E_OUTCOME_UNKNOWN,
+                         "the manager stopped leading while it worked on this");
             sp_actor_stop(&m->commands);
         }
         return;
@@ -150,7 +155,8 @@ int manager_command(manager_t *m, sp_request_t *request, sp_error_t *err)
 
 // ---- checks: each in an actor of its own, because they scan tables
 
-static void on_check_message(void *owner, sp_actor_t *actor, const sp_schema_t *schema, const void *body)
+static void on_check_message(void *owner, sp_actor_t *actor, const sp_schema_t *schema,
+                             const void *body)
 {
     manager_t *m = owner;
     for (waiting_t **link = &m->checks; *link; link = &(*link)->next) {
@@ -208,7 +214,8 @@ job_slot_t *manager_job_slot(manager_t *m, sp_str_t id)
 static void on_live(manager_t *m, job_slot_t *slot, const sp_msg_job_live_t *live)
 {
     sp_buf_reset(&slot->live);
-    if (sp_wire_encode_msgpack(&sp_schema_job_live, live, &slot->live, NULL) != 0 || !live->progress)
+    if (sp_wire_encode_msgpack(&sp_schema_job_live, live, &slot->live, NULL) != 0 ||
+        !live->progress)
         return;
     const sp_msg_job_progress_t *p = live->progress;
     sp_value_pair_t pairs[] = {
@@ -223,14 +230,17 @@ static void on_live(manager_t *m, job_slot_t *slot, const sp_msg_job_live_t *liv
         {SP_STR("lag_ms"), sp_value_int(p->lag_ms)},
         {SP_STR("rows_validated"), sp_value_int(p->rows_validated)},
         {SP_STR("eta_ms"), sp_value_int(p->eta_ms)},
-        {SP_STR("step"), {.kind = SP_VALUE_STRING, .u.s = live->step.ptr ? live->step : SP_STR("")}},
+        {SP_STR("step"),
+         {.kind = SP_VALUE_STRING, .u.s = live->step.ptr ? live->step : SP_STR("")}},
     };
     sp_value_t details = {.kind = SP_VALUE_MAP, .u.map = {pairs, sizeof pairs / sizeof pairs[0]}};
     sp_str_t none = {0};
-    manager_publish(m, "job.progress", none, none, live->job_id, sp_enum_name(&sp_enum_job_state, live->state), NULL, &details);
+    manager_publish(m, "job.progress", none, none, live->job_id,
+                    sp_enum_name(&sp_enum_job_state, live->state), NULL, &details);
 }
 
-static void on_job_message(void *owner, sp_actor_t *actor, const sp_schema_t *schema, const void *body)
+static void on_job_message(void *owner, sp_actor_t *actor, const sp_schema_t *schema,
+                           const void *body)
 {
     manager_t *m = owner;
     job_slot_t *slot = m->jobs;
@@ -254,7 +264,8 @@ static void on_job_message(void *owner, sp_actor_t *actor, const sp_schema_t *sc
         on_live(m, slot, body);
     } else if (schema == &sp_schema_job_fact) {
         const sp_msg_job_fact_t *f = body;
-        manager_metrics_fact(m, sp_log_fmt(SP_STR_FMT, SP_STR_ARG(f->fact)), sp_log_fmt(SP_STR_FMT, SP_STR_ARG(f->label)), f->value);
+        manager_metrics_fact(m, sp_log_fmt(SP_STR_FMT, SP_STR_ARG(f->fact)),
+                             sp_log_fmt(SP_STR_FMT, SP_STR_ARG(f->label)), f->value);
     }
 }
 
@@ -295,7 +306,8 @@ void manager_sync_jobs(manager_t *m)
 
 // ---- leadership
 
-static void on_sweeper_message(void *owner, sp_actor_t *actor, const sp_schema_t *schema, const void *body)
+static void on_sweeper_message(void *owner, sp_actor_t *actor, const sp_schema_t *schema,
+                               const void *body)
 {
     manager_t *m = owner;
     (void)body;
@@ -311,7 +323,8 @@ static void on_leader_ready(manager_t *m, const sp_msg_leader_ready_t *ready)
     if (ready->revision > m->min_revision)
         m->min_revision = ready->revision;
     sp_server_stamp(m->server, m->generation, m->epoch, 0);
-    sp_log(SP_LOG_INFO, "MANAGER-LEADS", "epoch", sp_log_fmt("%lld/%lld", (long long)m->generation, (long long)m->epoch), NULL);
+    sp_log(SP_LOG_INFO, "MANAGER-LEADS", "epoch",
+           sp_log_fmt("%lld/%lld", (long long)m->generation, (long long)m->epoch), NULL);
     sp_str_t none = {0};
     manager_publish(m, "leader.elected", none, none, none, NULL, m->settings.service_id, NULL);
     if (start_actor(m, &m->sweeper, reaper_actor, "reaper", on_sweeper_message, &err) != 0)
@@ -323,7 +336,8 @@ void manager_step_down(manager_t *m)
 {
     m->leading = false;
     if (m->epoch != 0)
-        sp_log(SP_LOG_INFO, "MANAGER-STEPS-DOWN", "epoch", sp_log_fmt("%lld", (long long)m->epoch), NULL);
+        sp_log(SP_LOG_INFO, "MANAGER-STEPS-DOWN", "epoch", sp_log_fmt("%lld", (long long)m->epoch),
+               NULL);
     // All are asked before the first is joined, so that the waits overlap.
     if (m->commands)
         sp_actor_ask_stop(m->commands);
@@ -339,7 +353,8 @@ void manager_step_down(manager_t *m)
     waiting_t *check;
     while ((check = waiting_take(&m->checks))) {
         if (check->request)
-            sp_request_fail(&check->request, SP_E_NOT_LEADER, "this manager does not lead any more");
+            sp_request_fail(&check->request, SP_E_NOT_LEADER,
+                            "this manager does not lead any more");
         sp_actor_stop(&check->actor);
         free(check);
     }
@@ -348,7 +363,8 @@ void manager_step_down(manager_t *m)
         s->told_revision = 0;
         sp_buf_reset(&s->live);
     }
-    fail_waiting(&m->pending, SP_E_OUTCOME_UNKNOWN, "the manager stopped leading while it worked on this");
+    fail_waiting(&m->pending, SP_E_OUTCOME_UNKNOWN,
+                 "the manager stopped leading while it worked on this");
     fail_waiting(&m->reads, SP_E_NOT_LEADER, "this manager does not lead any more");
     if (m->workers)
         workers_clear(m->workers);

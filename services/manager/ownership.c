@@ -10,7 +10,8 @@
 #define LOCK_WAIT "SET LOCAL lock_timeout = '400ms'"
 enum { TRIES = 12 };
 
-bool ownership_tables(const sp_msg_catalog_keyspace_t *keyspace, sp_arena_t *arena, owner_tables_t *ret_tables)
+bool ownership_tables(const sp_msg_catalog_keyspace_t *keyspace, sp_arena_t *arena,
+                      owner_tables_t *ret_tables)
 {
     sp_owner_table_t *items = sp_arena_alloc(arena, keyspace->tables.n + 1, sizeof *items);
     if (!items)
@@ -26,7 +27,8 @@ bool ownership_tables(const sp_msg_catalog_keyspace_t *keyspace, sp_arena_t *are
     return true;
 }
 
-int ownership_arcs(const sp_catalog_keyspace_view_t *keyspace, sp_str_t shard_id, sp_arena_t *arena, sp_arcs_t *ret_arcs, sp_error_t *err)
+int ownership_arcs(const sp_catalog_keyspace_view_t *keyspace, sp_str_t shard_id, sp_arena_t *arena,
+                   sp_arcs_t *ret_arcs, sp_error_t *err)
 {
     *ret_arcs = SP_ARCS_NONE;
     int at = keyspace->ring ? sp_ring_find(keyspace->ring, shard_id) : -1;
@@ -43,7 +45,8 @@ sp_guard_t ownership_guard(const sp_arcs_t *arcs, int64_t ring_version)
                         .row_trigger = true};
 }
 
-static int set_once(env_t *env, sp_pg_t *pg, const sp_owner_shard_t *owner, const owner_tables_t *tables, const sp_guard_t *guard,
+static int set_once(env_t *env, sp_pg_t *pg, const sp_owner_shard_t *owner,
+                    const owner_tables_t *tables, const sp_guard_t *guard,
                     const sp_ownership_t *ownership, sp_error_t *err)
 {
     int rc = env_begin(env, pg, err);
@@ -61,8 +64,8 @@ static int set_once(env_t *env, sp_pg_t *pg, const sp_owner_shard_t *owner, cons
     return rc;
 }
 
-int ownership_set(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_tables_t *tables, const sp_guard_t *guard,
-                  const sp_ownership_t *ownership, sp_error_t *err)
+int ownership_set(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_tables_t *tables,
+                  const sp_guard_t *guard, const sp_ownership_t *ownership, sp_error_t *err)
 {
     sp_arena_t *arena = sp_arena_new(0);
     if (!arena)
@@ -75,7 +78,8 @@ int ownership_set(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_t
         rc = env_pg_record(env, shard, ENV_ADMIN, &pg, err);
         if (rc == 0)
             rc = set_once(env, pg, &owner, tables, guard, ownership, err);
-        bool lock = rc == SP_E_SQL_ERROR && err && (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0);
+        bool lock = rc == SP_E_SQL_ERROR && err &&
+                    (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0);
         if (!lock || env_stopped(env))
             break;
         env_sleep(env, sp_random_backoff_ms(i, 100, 1000));
@@ -86,10 +90,14 @@ int ownership_set(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_t
     return rc;
 }
 
-int ownership_settle(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_tables_t *tables, sp_arcs_t arcs, int64_t ring_version,
-                     sp_error_t *err)
+int ownership_settle(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_tables_t *tables,
+                     sp_arcs_t arcs, int64_t ring_version, sp_error_t *err)
 {
     sp_guard_t guard = ownership_guard(&arcs, ring_version);
-    sp_ownership_t ownership = {.ring_version = ring_version, .arcs = arcs, .state = SP_OWNERSHIP_OPEN, .job_id = "", .nonce = ""};
+    sp_ownership_t ownership = {.ring_version = ring_version,
+                                .arcs = arcs,
+                                .state = SP_OWNERSHIP_OPEN,
+                                .job_id = "",
+                                .nonce = ""};
     return ownership_set(env, shard, tables, &guard, &ownership, err);
 }

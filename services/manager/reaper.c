@@ -11,7 +11,8 @@
 
 enum { JOB_ID = 12 };
 
-int reaper_list(sp_pg_t *pg, sp_arena_t *arena, leftover_t **ret_items, size_t *ret_n, sp_error_t *err)
+int reaper_list(sp_pg_t *pg, sp_arena_t *arena, leftover_t **ret_items, size_t *ret_n,
+                sp_error_t *err)
 {
     PGresult *r = NULL;
     int rc = sp_pg_query(pg, SP_SQL_LEFTOVERS, 0, NULL, &r, err);
@@ -37,7 +38,8 @@ int reaper_list(sp_pg_t *pg, sp_arena_t *arena, leftover_t **ret_items, size_t *
 static bool needed(const env_t *env, const char *job_id)
 {
     const sp_catalog_job_view_t *view = sp_catalog_job(env->catalog, sp_str(job_id));
-    return view && (sp_job_is_live((int)view->job->state) || view->job->state == SP_JOB_STATE_COMPLETED);
+    return view &&
+           (sp_job_is_live((int)view->job->state) || view->job->state == SP_JOB_STATE_COMPLETED);
 }
 
 static void reap(env_t *env, const sp_msg_catalog_shard_t *shard, const leftover_t *item)
@@ -51,14 +53,19 @@ static void reap(env_t *env, const sp_msg_catalog_shard_t *shard, const leftover
     if (rc == 0 && strcmp(item->kind, "slot") == 0)
         rc = sp_pg_value(pg, SP_SQL_DROP_SLOT, 1, params, out, sizeof out, &null, &err);
     else if (rc == 0 && strcmp(item->kind, "origin") == 0)
-        rc = sp_pg_value(pg, "SELECT pg_replication_origin_drop($1)::text", 1, params, out, sizeof out, &null, &err);
+        rc = sp_pg_value(pg, "SELECT pg_replication_origin_drop($1)::text", 1, params, out,
+                         sizeof out, &null, &err);
     else if (rc == 0) {
         char *name = PQescapeIdentifier(sp_pg_conn(pg), item->name, strlen(item->name));
-        rc = sp_pg_execf(pg, &err, "SET lock_timeout = '400ms'; DROP PUBLICATION IF EXISTS %s; RESET lock_timeout", name ? name : "\"\"");
+        rc = sp_pg_execf(pg, &err,
+                         "SET lock_timeout = '400ms'; DROP PUBLICATION IF EXISTS %s; RESET "
+                         "lock_timeout",
+                         name ? name : "\"\"");
         PQfreemem(name);
     }
-    sp_log(rc == 0 ? SP_LOG_WARN : SP_LOG_ERROR, "REAPER-REMOVED", "shard", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(shard->id)), "kind", item->kind, "name",
-           item->name, "reason", rc == 0 ? NULL : err.text, NULL);
+    sp_log(rc == 0 ? SP_LOG_WARN : SP_LOG_ERROR, "REAPER-REMOVED", "shard",
+           sp_log_fmt(SP_STR_FMT, SP_STR_ARG(shard->id)), "kind", item->kind, "name", item->name,
+           "reason", rc == 0 ? NULL : err.text, NULL);
 }
 
 // A database may hold another cluster's objects too: only what our own jobs have named is ours. A job that etcd does not know, on a
@@ -69,16 +76,17 @@ static bool ours(sp_pg_t *pg, const env_t *env)
     bool null = false;
     sp_error_t err = {0};
     snprintf(cluster, sizeof cluster, SP_STR_FMT, SP_STR_ARG(env->catalog->generation.cluster_id));
-    if (sp_pg_value(pg, "SELECT cluster_id FROM shardplane.control WHERE generation <= $1::bigint", 1,
-                    (const char *[]){sp_log_fmt("%lld", (long long)env->epoch.generation)}, out, sizeof out, &null, &err) != 0)
+    if (sp_pg_value(pg, "SELECT cluster_id FROM shardplane.control WHERE generation <= $1::bigint",
+                    1, (const char *[]){sp_log_fmt("%lld", (long long)env->epoch.generation)}, out,
+                    sizeof out, &null, &err) != 0)
         return false;
     return !null && strcmp(out, cluster) == 0;
 }
 
 typedef struct found {
-    sp_str_t shard;      // id, from the arena
-    leftover_t *items;   // on it
-    size_t n;            // count
+    sp_str_t shard;    // id, from the arena
+    leftover_t *items; // on it
+    size_t n;          // count
 } found_t;
 
 static void sweep(env_t *env)
@@ -96,13 +104,15 @@ static void sweep(env_t *env)
         sp_pg_t *pg = NULL;
         found_t f = {.shard = sp_arena_str(arena, s->id)};
         sp_error_clear(&err);
-        if (env_pg_record(env, s, ENV_ADMIN, &pg, &err) == 0 && reaper_list(pg, arena, &f.items, &f.n, &err) == 0 && f.n > 0 && ours(pg, env))
+        if (env_pg_record(env, s, ENV_ADMIN, &pg, &err) == 0 &&
+            reaper_list(pg, arena, &f.items, &f.n, &err) == 0 && f.n > 0 && ours(pg, env))
             found[n++] = f;
     }
     if (found && n > 0 && env_load(env, &err) == 0)
         for (size_t i = 0; i < n; i++)
             for (size_t k = 0; k < found[i].n && !env_stopped(env); k++) {
-                const sp_catalog_shard_view_t *view = sp_catalog_shard(env->catalog, found[i].shard);
+                const sp_catalog_shard_view_t *view =
+                    sp_catalog_shard(env->catalog, found[i].shard);
                 if (view && !needed(env, found[i].items[k].job_id))
                     reap(env, view->shard, &found[i].items[k]);
             }

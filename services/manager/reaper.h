@@ -12,7 +12,8 @@ typedef struct leftover {
 } leftover_t;
 
 // Lists them. From the arena.
-int reaper_list(sp_pg_t *pg, sp_arena_t *arena, leftover_t **ret_items, size_t *ret_n, sp_error_t *err);
+int reaper_list(sp_pg_t *pg, sp_arena_t *arena, leftover_t **ret_items, size_t *ret_n,
+                sp_error_t *err);
 
 // The actor's body: sweeps once at start and then each sweep_s.
 void reaper_actor(sp_actor_end_t *end, void *arg);

@@ -6,9 +6,11 @@
 
 #include "services/manager/sql/manager.h"
 
-static int exists(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *arena, bool *ret, sp_error_t *err)
+static int exists(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *arena, bool *ret,
+                  sp_error_t *err)
 {
-    const char *params[] = {sp_arena_cstr(arena, table->schema), sp_arena_cstr(arena, table->table)};
+    const char *params[] = {sp_arena_cstr(arena, table->schema),
+                            sp_arena_cstr(arena, table->table)};
     char out[8];
     bool null = false;
     int rc = sp_pg_value(pg, SP_SQL_TABLE_EXISTS, 2, params, out, sizeof out, &null, err);
@@ -16,7 +18,8 @@ static int exists(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *arena,
     return rc;
 }
 
-int registration_present(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *arena, owner_tables_t *ret_present, sp_error_t *err)
+int registration_present(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *arena,
+                         owner_tables_t *ret_present, sp_error_t *err)
 {
     sp_owner_table_t *items = sp_arena_alloc(arena, tables->n + 1, sizeof *items);
     if (!items)
@@ -34,17 +37,22 @@ int registration_present(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *
     return 0;
 }
 
-static int refuse_rows(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *arena, sp_error_t *err)
+static int refuse_rows(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *arena,
+                       sp_error_t *err)
 {
     for (size_t i = 0; i < tables->n; i++) {
         const sp_owner_table_t *t = &tables->items[i];
         char out[8];
         bool null = false;
         const char *name = sp_pg_qualified(arena, t->schema, t->table);
-        const char *sql = name ? sp_arena_printf(arena, "SELECT EXISTS (SELECT FROM ONLY %s)::text", name) : NULL;
-        int rc = sql ? sp_pg_value(pg, sql, 0, NULL, out, sizeof out, &null, err) : sp_error_set(err, SP_E_OUT_OF_MEMORY, "tables");
+        const char *sql =
+            name ? sp_arena_printf(arena, "SELECT EXISTS (SELECT FROM ONLY %s)::text", name) : NULL;
+        int rc = sql ? sp_pg_value(pg, sql, 0, NULL, out, sizeof out, &null, err)
+                     : sp_error_set(err, SP_E_OUT_OF_MEMORY, "tables");
         if (rc == 0 && out[0] == 't')
-            rc = sp_error_set(err, SP_E_PREFLIGHT_FAILED, "table %s holds rows, but the shard would own nothing: empty it, or register another database",
+            rc = sp_error_set(err, SP_E_PREFLIGHT_FAILED,
+                              "table %s holds rows, but the shard would own nothing: empty it, or "
+                              "register another database",
                               name);
         if (rc != 0)
             return rc;
@@ -52,13 +60,16 @@ static int refuse_rows(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *ar
     return 0;
 }
 
-int registration_close(env_t *env, const sp_msg_catalog_shard_t *shard, const sp_msg_catalog_keyspace_t *keyspace, sp_arena_t *arena,
+int registration_close(env_t *env, const sp_msg_catalog_shard_t *shard,
+                       const sp_msg_catalog_keyspace_t *keyspace, sp_arena_t *arena,
                        sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
     owner_tables_t tables, present;
     sp_owner_shard_t owner = env_owner(env, shard, arena);
-    int rc = ownership_tables(keyspace, arena, &tables) ? 0 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "tables");
+    int rc = ownership_tables(keyspace, arena, &tables)
+                 ? 0
+                 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "tables");
     if (rc == 0)
         rc = env_pg_record(env, shard, ENV_ADMIN, &pg, err);
     if (rc == 0)
@@ -84,10 +95,12 @@ int registration_remove(env_t *env, const sp_msg_catalog_shard_t *shard, sp_erro
     char id[64], out[64] = "";
     snprintf(id, sizeof id, SP_STR_FMT, SP_STR_ARG(shard->id));
     bool null = false;
-    rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0, NULL, out, sizeof out, &null, err);
+    rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0, NULL,
+                     out, sizeof out, &null, err);
     bool installed = rc == 0 && out[0] == 't';
     if (installed)
-        rc = sp_pg_value(pg, "SELECT shard_id FROM shardplane.control", 0, NULL, out, sizeof out, &null, err);
+        rc = sp_pg_value(pg, "SELECT shard_id FROM shardplane.control", 0, NULL, out, sizeof out,
+                         &null, err);
     // Another shard's schema is not ours to drop.
     if (rc == 0 && installed && (null || strcmp(out, id) == 0))
         rc = sp_owner_uninstall(pg, err);
@@ -95,25 +108,32 @@ int registration_remove(env_t *env, const sp_msg_catalog_shard_t *shard, sp_erro
     return rc;
 }
 
-int registration_misplaced(sp_pg_t *pg, const sp_owner_table_t *table, sp_arcs_t arcs, int64_t *ret_misplaced, int64_t *ret_rows,
-                           sp_error_t *err)
+int registration_misplaced(sp_pg_t *pg, const sp_owner_table_t *table, sp_arcs_t arcs,
+                           int64_t *ret_misplaced, int64_t *ret_rows, sp_error_t *err)
 {
     sp_arena_t *arena = sp_arena_new(0);
     sp_buf_t bounds = SP_BUF_INIT;
     if (!arena)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "scan");
     sp_arcs_literal(arcs, &bounds);
-    const char *column = sp_pg_ident(arena, table->key_column), *name = sp_pg_qualified(arena, table->schema, table->table);
+    const char *column = sp_pg_ident(arena, table->key_column),
+               *name = sp_pg_qualified(arena, table->schema, table->table);
     const char *inside = sp_arcs_is_none(arcs)
                              ? "false"
-                             : sp_arena_printf(arena, "COALESCE(width_bucket(hashtextextended(%s::text, 0), '%s'::int8[]) %% 2, 0) = 1", column,
-                                               sp_buf_cstr(&bounds));
-    const char *sql = sp_arena_printf(arena, "SELECT count(*) FILTER (WHERE NOT %s)::text, count(*)::text FROM %s", inside, name);
+                             : sp_arena_printf(arena,
+                                               "COALESCE(width_bucket(hashtextextended(%s::text, "
+                                               "0), '%s'::int8[]) %% 2, 0) = 1",
+                                               column, sp_buf_cstr(&bounds));
+    const char *sql =
+        sp_arena_printf(arena,
+                        "SELECT count(*) FILTER (WHERE NOT %s)::text, count(*)::text FROM %s",
+                        inside, name);
     PGresult *r = NULL;
-    int rc = column && name && inside && sql ? sp_pg_query(pg, sql, 0, NULL, &r, err) : sp_error_set(err, SP_E_OUT_OF_MEMORY, "scan");
+    int rc = column && name && inside && sql ? sp_pg_query(pg, sql, 0, NULL, &r, err)
+                                             : sp_error_set(err, SP_E_OUT_OF_MEMORY, "scan");
     if (rc == 0) {
-        *ret_misplaced = atoll(PQgetvalue(r, 0, 0));
-        *ret_rows = atoll(PQgetvalue(r, 0, 1));
+        *ret_misplaced = strtoll(PQgetvalue(r, 0, 0), NULL, 10);
+        *ret_rows = strtoll(PQgetvalue(r, 0, 1), NULL, 10);
         PQclear(r);
     }
     sp_buf_free(&bounds);

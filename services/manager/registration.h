@@ -5,14 +5,16 @@
 #include "services/manager/ownership.h"
 
 // Which of the tables exist in the database.
-int registration_present(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *arena, owner_tables_t *ret_present, sp_error_t *err);
+int registration_present(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *arena,
+                         owner_tables_t *ret_present, sp_error_t *err);
 // Schema shardplane, and closed guards on the registered tables that are there. Refuses (preflight_failed) tables that hold rows.
-int registration_close(env_t *env, const sp_msg_catalog_shard_t *shard, const sp_msg_catalog_keyspace_t *keyspace, sp_arena_t *arena,
+int registration_close(env_t *env, const sp_msg_catalog_shard_t *shard,
+                       const sp_msg_catalog_keyspace_t *keyspace, sp_arena_t *arena,
                        sp_error_t *err);
 // Guards and schema shardplane away.
 int registration_remove(env_t *env, const sp_msg_catalog_shard_t *shard, sp_error_t *err);
 // Number of rows of the table that the shard may not hold, and of all its rows.
-int registration_misplaced(sp_pg_t *pg, const sp_owner_table_t *table, sp_arcs_t arcs, int64_t *ret_misplaced, int64_t *ret_rows,
-                           sp_error_t *err);
+int registration_misplaced(sp_pg_t *pg, const sp_owner_table_t *table, sp_arcs_t arcs,
+                           int64_t *ret_misplaced, int64_t *ret_rows, sp_error_t *err);
 
 #endif

@@ -10,7 +10,8 @@ bool view_table(const sp_msg_table_t *table, sp_str_t keyspace, sp_msg_table_t *
     return true;
 }
 
-bool view_keyspace(const sp_catalog_t *catalog, const sp_catalog_keyspace_view_t *view, sp_arena_t *arena, sp_msg_keyspace_t *ret)
+bool view_keyspace(const sp_catalog_t *catalog, const sp_catalog_keyspace_view_t *view,
+                   sp_arena_t *arena, sp_msg_keyspace_t *ret)
 {
     const sp_msg_catalog_keyspace_t *k = view->keyspace;
     *ret = (sp_msg_keyspace_t){.name = k->name,
@@ -32,7 +33,8 @@ bool view_keyspace(const sp_catalog_t *catalog, const sp_catalog_keyspace_view_t
     return true;
 }
 
-bool view_shard(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t *s, sp_arena_t *arena, sp_msg_shard_t *ret)
+bool view_shard(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t *s, sp_arena_t *arena,
+                sp_msg_shard_t *ret)
 {
     *ret = (sp_msg_shard_t){.id = s->id,
                             .name = s->id,
@@ -52,8 +54,10 @@ bool view_shard(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t *s, sp
                             .has_arcs = true};
     if (s->primary_info) {
         const sp_msg_endpoint_t *e = s->primary_info;
-        const char *text = sp_arena_printf(arena, "postgresql://" SP_STR_FMT "@" SP_STR_FMT ":%lld/" SP_STR_FMT, SP_STR_ARG(e->user),
-                                           SP_STR_ARG(e->host), (long long)e->port, SP_STR_ARG(e->database));
+        const char *text =
+            sp_arena_printf(arena, "postgresql://" SP_STR_FMT "@" SP_STR_FMT ":%lld/" SP_STR_FMT,
+                            SP_STR_ARG(e->user), SP_STR_ARG(e->host), (long long)e->port,
+                            SP_STR_ARG(e->database));
         if (!text)
             return false;
         ret->primary_endpoint = sp_str(text);
@@ -121,10 +125,12 @@ bool view_job(const sp_msg_catalog_job_t *j, sp_arena_t *arena, sp_msg_job_t *re
     return true;
 }
 
-const sp_msg_table_t *keyspace_table(const sp_msg_catalog_keyspace_t *keyspace, sp_str_t schema, sp_str_t table)
+const sp_msg_table_t *keyspace_table(const sp_msg_catalog_keyspace_t *keyspace, sp_str_t schema,
+                                     sp_str_t table)
 {
     for (size_t i = 0; i < keyspace->tables.n; i++)
-        if (sp_str_eq(keyspace->tables.items[i].schema, schema) && sp_str_eq(keyspace->tables.items[i].table, table))
+        if (sp_str_eq(keyspace->tables.items[i].schema, schema) &&
+            sp_str_eq(keyspace->tables.items[i].table, table))
             return &keyspace->tables.items[i];
     return NULL;
 }

@@ -8,13 +8,16 @@
 #include "schemas/shard.h"
 
 // False when memory runs out.
-bool view_keyspace(const sp_catalog_t *catalog, const sp_catalog_keyspace_view_t *view, sp_arena_t *arena, sp_msg_keyspace_t *ret);
+bool view_keyspace(const sp_catalog_t *catalog, const sp_catalog_keyspace_view_t *view,
+                   sp_arena_t *arena, sp_msg_keyspace_t *ret);
 bool view_table(const sp_msg_table_t *table, sp_str_t keyspace, sp_msg_table_t *ret);
-bool view_shard(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t *shard, sp_arena_t *arena, sp_msg_shard_t *ret);
+bool view_shard(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t *shard, sp_arena_t *arena,
+                sp_msg_shard_t *ret);
 bool view_job(const sp_msg_catalog_job_t *job, sp_arena_t *arena, sp_msg_job_t *ret);
 
 // The registered table of that name, or NULL.
-const sp_msg_table_t *keyspace_table(const sp_msg_catalog_keyspace_t *keyspace, sp_str_t schema, sp_str_t table);
+const sp_msg_table_t *keyspace_table(const sp_msg_catalog_keyspace_t *keyspace, sp_str_t schema,
+                                     sp_str_t table);
 bool keyspace_has_sharded(const sp_msg_catalog_keyspace_t *keyspace);
 // A job that holds the keyspace (live, or being undone), or NULL.
 const sp_msg_catalog_job_t *keyspace_live_job(const sp_catalog_t *catalog, sp_str_t keyspace);

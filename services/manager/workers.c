@@ -102,8 +102,14 @@ static void tell_owner(task_t *t, const sp_msg_task_update_t *update)
 
 static void fail_task(task_t *t, int code, const char *why)
 {
-    sp_msg_error_t error = {.code = sp_str(sp_error_name(code)), .message = sp_str(why), .retryable = code != SP_E_CANCELLED, .has_retryable = true};
-    sp_msg_task_update_t update = {.task_id = sp_str(t->id), .state = SP_TASK_STATE_FAILED, .has_state = true, .error = &error};
+    sp_msg_error_t error = {.code = sp_str(sp_error_name(code)),
+                            .message = sp_str(why),
+                            .retryable = code != SP_E_CANCELLED,
+                            .has_retryable = true};
+    sp_msg_task_update_t update = {.task_id = sp_str(t->id),
+                                   .state = SP_TASK_STATE_FAILED,
+                                   .has_state = true,
+                                   .error = &error};
     tell_owner(t, &update);
 }
 
@@ -150,9 +156,11 @@ static worker_t *choose(const workers_t *self, bool is_long)
     for (worker_t *w = self->workers; w; w = w->next) {
         if (!is_long && w->shorts >= w->slots)
             continue;
-        bool better = !best || (is_long ? w->longs < best->longs || (w->longs == best->longs && w->shorts < best->shorts)
+        bool better = !best || (is_long ? w->longs < best->longs ||
+                                              (w->longs == best->longs && w->shorts < best->shorts)
                                         : w->slots - w->shorts > best->slots - best->shorts ||
-                                              (w->slots - w->shorts == best->slots - best->shorts && w->longs < best->longs));
+                                              (w->slots - w->shorts == best->slots - best->shorts &&
+                                               w->longs < best->longs));
         if (better)
             best = w;
     }
@@ -164,12 +172,15 @@ static bool send_assign(workers_t *self, task_t *t, worker_t *w)
     sp_arena_t *arena = sp_arena_new(256 << 20);
     sp_msg_task_assign_t assign;
     sp_error_t err = {0};
-    int rc = arena ? sp_wire_decode_msgpack(&sp_schema_task_assign, t->assign.data, t->assign.len, arena, &assign, &err) : SP_E_OUT_OF_MEMORY;
+    int rc = arena ? sp_wire_decode_msgpack(&sp_schema_task_assign, t->assign.data, t->assign.len,
+                                            arena, &assign, &err)
+                   : SP_E_OUT_OF_MEMORY;
     if (rc == 0)
         rc = sp_server_send(self->server, w->identity, &sp_schema_task_assign, &assign, &err);
     sp_arena_destroy(&arena);
     if (rc != 0)
-        sp_log(SP_LOG_WARN, "MANAGER-ASSIGN", "task", t->id, "worker", w->id, "reason", err.text, NULL);
+        sp_log(SP_LOG_WARN, "MANAGER-ASSIGN", "task", t->id, "worker", w->id, "reason", err.text,
+               NULL);
     return rc == 0;
 }
 
@@ -227,7 +238,8 @@ void workers_control(workers_t *self, sp_actor_t *owner, const sp_msg_task_contr
         return;
     }
     sp_error_t err = {0};
-    if (sp_server_send(self->server, t->worker->identity, &sp_schema_task_control, control, &err) != 0)
+    if (sp_server_send(self->server, t->worker->identity, &sp_schema_task_control, control, &err) !=
+        0)
         worker_dead(self, t->worker, err.text);
 }
 
@@ -242,7 +254,9 @@ void workers_forget(workers_t *self, sp_actor_t *owner)
             end_task(self, t);
             continue;
         }
-        sp_msg_task_control_t stop = {.task_id = sp_str(t->id), .verb = SP_TASK_VERB_STOP, .has_verb = true};
+        sp_msg_task_control_t stop = {.task_id = sp_str(t->id),
+                                      .verb = SP_TASK_VERB_STOP,
+                                      .has_verb = true};
         sp_error_t err = {0};
         sp_server_send(self->server, t->worker->identity, &sp_schema_task_control, &stop, &err);
     }
@@ -275,8 +289,10 @@ void workers_hello(workers_t *self, sp_request_t *request)
     snprintf(w->id, sizeof w->id, SP_STR_FMT, SP_STR_ARG(hello->worker_id));
     w->slots = hello->slots;
     w->heard_ms = w->sent_ms = sp_clock_mono_ms();
-    sp_msg_worker_welcome_t welcome = {.heartbeat_ms = self->heartbeat_ms, .has_heartbeat_ms = true};
-    sp_log(SP_LOG_INFO, "MANAGER-WORKER", "worker", w->id, "slots", sp_log_fmt("%lld", (long long)w->slots), NULL);
+    sp_msg_worker_welcome_t welcome = {.heartbeat_ms = self->heartbeat_ms,
+                                       .has_heartbeat_ms = true};
+    sp_log(SP_LOG_INFO, "MANAGER-WORKER", "worker", w->id, "slots",
+           sp_log_fmt("%lld", (long long)w->slots), NULL);
     sp_request_reply(&request, &sp_schema_worker_welcome, &welcome);
     dispatch(self);
 }
@@ -286,7 +302,8 @@ static worker_t *heard(workers_t *self, sp_request_t **request_p)
 {
     worker_t *w = find_worker(self, (*request_p)->identity);
     if (!w)
-        sp_request_fail(request_p, SP_E_UNAVAILABLE, "this manager does not know the worker: say hello");
+        sp_request_fail(request_p, SP_E_UNAVAILABLE,
+                        "this manager does not know the worker: say hello");
     else
         w->heard_ms = sp_clock_mono_ms();
     return w;

@@ -9,12 +9,12 @@
 typedef struct workers workers_t;
 
 typedef struct workers_stats {
-    size_t workers;  // live
-    size_t queued;   // tasks that wait for a slot
-    size_t running;  // tasks with a worker
-    int64_t deaths;  // workers that missed three heartbeats
-    int64_t done;    // tasks that ended well
-    int64_t failed;  // tasks that failed
+    size_t workers; // live
+    size_t queued;  // tasks that wait for a slot
+    size_t running; // tasks with a worker
+    int64_t deaths; // workers that missed three heartbeats
+    int64_t done;   // tasks that ended well
+    int64_t failed; // tasks that failed
 } workers_stats_t;
 
 // server is borrowed. NULL when memory runs out.
