@@ -112,3 +112,14 @@ bool sp_str_valid_name(sp_str_t s)
     }
     return true;
 }
+
+int sp_str_hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}

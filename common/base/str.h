@@ -23,6 +23,8 @@ bool sp_str_starts(sp_str_t s, const char *prefix);
 bool sp_str_valid_utf8(sp_str_t s); // strict UTF-8 without NUL, surrogates and overlong forms
 // Whole string as a decimal int64: 0 or SP_E_INVALID_ARGUMENT. No sign but '-', no spaces.
 int sp_str_to_int64(sp_str_t s, int64_t *ret_value);
+// Value of a hex digit of either case, or -1.
+int sp_str_hex_digit(char c);
 // Names that end up in object names and keys: 1..63 of [a-z0-9_-], first a letter or digit.
 bool sp_str_valid_name(sp_str_t s);
 

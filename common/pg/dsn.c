@@ -105,17 +105,6 @@ static int set_parameter(const char *name, const char *value, sp_dsn_t *dsn, sp_
 
 // ---- URI
 
-static int hex(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 static int percent_decode(sp_str_t in, sp_arena_t *arena, const char **ret_out, sp_error_t *err)
 {
     char *out = sp_arena_alloc(arena, in.len + 1, 1);
@@ -127,8 +116,8 @@ static int percent_decode(sp_str_t in, sp_arena_t *arena, const char **ret_out, 
             out[n++] = in.ptr[i];
             continue;
         }
-        int high = i + 1 < in.len ? hex(in.ptr[i + 1]) : -1,
-            low = i + 2 < in.len ? hex(in.ptr[i + 2]) : -1;
+        int high = i + 1 < in.len ? sp_str_hex_digit(in.ptr[i + 1]) : -1,
+            low = i + 2 < in.len ? sp_str_hex_digit(in.ptr[i + 2]) : -1;
         if (high < 0 || low < 0 || (high == 0 && low == 0))
             return bad(err, "a % is not followed by two hexadecimal digits (write %25 for the "
                             "character itself)");

@@ -2,24 +2,13 @@
 
 #include <stdio.h>
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 // One half: 1..8 hex digits from *at, which moves behind them.
 static int parse_half(sp_str_t text, size_t *at, uint64_t *ret_value)
 {
     uint64_t value = 0;
     size_t n = 0;
-    for (; *at < text.len && hex_digit(text.ptr[*at]) >= 0; (*at)++, n++)
-        value = value << 4 | (uint64_t)hex_digit(text.ptr[*at]);
+    for (; *at < text.len && sp_str_hex_digit(text.ptr[*at]) >= 0; (*at)++, n++)
+        value = value << 4 | (uint64_t)sp_str_hex_digit(text.ptr[*at]);
     *ret_value = value;
     return n >= 1 && n <= 8 ? 0 : -1;
 }

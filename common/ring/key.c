@@ -61,17 +61,6 @@ static int canonical_bigint(sp_str_t in, char *out, size_t out_size, sp_str_t *r
     return SP_OK;
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 // 32 lower-case digits into digits; false when uuid_in would refuse.
 static bool scan_uuid(sp_str_t in, char digits[32])
 {
@@ -82,7 +71,7 @@ static bool scan_uuid(sp_str_t in, char digits[32])
     for (int i = 0; i < 16; i++) {
         if (end - p < 2)
             return false;
-        int high = hex_digit(p[0]), low = hex_digit(p[1]);
+        int high = sp_str_hex_digit(p[0]), low = sp_str_hex_digit(p[1]);
         if (high < 0 || low < 0)
             return false;
         digits[2 * i] = "0123456789abcdef"[high];

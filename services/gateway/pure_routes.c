@@ -19,17 +19,6 @@ void sp_route_split(sp_str_t uri, sp_str_t *ret_path, sp_str_t *ret_query)
     *ret_query = mark != NULL ? (sp_str_t){mark + 1, uri.len - path - 1} : (sp_str_t){"", 0};
 }
 
-static int hex(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    if (c >= 'a' && c <= 'f') {
-        return c - 'a' + 10;
-    }
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 int sp_route_unescape(sp_str_t text, bool plus, sp_arena_t *arena, sp_str_t *ret_text,
                       sp_error_t *err)
 {
@@ -41,8 +30,8 @@ int sp_route_unescape(sp_str_t text, bool plus, sp_arena_t *arena, sp_str_t *ret
     for (size_t i = 0; i < text.len; i++) {
         char c = text.ptr[i];
         if (c == '%') {
-            int high = text.len - i >= 3 ? hex(text.ptr[i + 1]) : -1;
-            int low = text.len - i >= 3 ? hex(text.ptr[i + 2]) : -1;
+            int high = text.len - i >= 3 ? sp_str_hex_digit(text.ptr[i + 1]) : -1;
+            int low = text.len - i >= 3 ? sp_str_hex_digit(text.ptr[i + 2]) : -1;
             if (high < 0 || low < 0) {
                 return sp_error_set(err, SP_E_MALFORMED,
                                     "a %% in the address is not followed by two hexadecimal "
