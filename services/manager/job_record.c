@@ -101,6 +101,17 @@ int job_commit_strict(job_t *job, job_extra_fn *extra, sp_error_t *err)
     return rc;
 }
 
+void job_take_flags(job_t *job, const sp_msg_catalog_job_t *theirs)
+{
+    sp_msg_catalog_job_t *r = job->rec;
+    r->cancel_requested = r->cancel_requested || theirs->cancel_requested;
+    r->has_cancel_requested = r->cancel_requested;
+    r->finalize_requested = r->finalize_requested || theirs->finalize_requested;
+    r->has_finalize_requested = r->finalize_requested;
+    r->drop_source_rows = r->drop_source_rows || theirs->drop_source_rows;
+    r->has_drop_source_rows = r->drop_source_rows;
+}
+
 // After a commit that failed or whose answer was lost: what does etcd hold? *ret_mine: what we wanted to write.
 // Flags that only commands set are taken over into our record.
 static int look(job_t *job, bool *ret_mine, sp_error_t *err)
@@ -124,16 +135,10 @@ static int look(job_t *job, bool *ret_mine, sp_error_t *err)
     *ret_mine = rc == 0 && kv.mod_revision != job->mod_revision &&
                 sp_str_eq(kv.value, (sp_str_t){mine.data, mine.len});
     if (rc == 0 && kv.mod_revision != job->mod_revision) {
-        sp_msg_catalog_job_t *r = job->rec;
         bool leader_wrote = theirs.epoch > job->env.epoch.epoch;
         if (!*ret_mine && leader_wrote)
             rc = sp_error_set(err, SP_E_STALE_EPOCH, "another leader wrote job %s", job->id);
-        r->cancel_requested = r->cancel_requested || theirs.cancel_requested;
-        r->has_cancel_requested = r->cancel_requested;
-        r->finalize_requested = r->finalize_requested || theirs.finalize_requested;
-        r->has_finalize_requested = r->finalize_requested;
-        r->drop_source_rows = r->drop_source_rows || theirs.drop_source_rows;
-        r->has_drop_source_rows = r->drop_source_rows;
+        job_take_flags(job, &theirs);
         job->mod_revision = kv.mod_revision;
     }
     sp_buf_free(&mine);

@@ -143,10 +143,10 @@ static int look_at_flags(job_t *job, sp_error_t *err)
     if (rc == 0 && found &&
         sp_wire_decode_json(&sp_schema_catalog_job, kv.value.ptr, kv.value.len, arena, &now,
                             &ignored) == 0) {
-        if (now.cancel_requested && !job->rec->cancel_requested) {
-            job->rec->cancel_requested = job->rec->has_cancel_requested = true;
+        if (now.cancel_requested && !job->rec->cancel_requested)
             sp_log(SP_LOG_INFO, "JOB-CANCEL", "job", job->id, NULL);
-        }
+        // All flags, before the revision: a save under it would write over the ones that were not taken.
+        job_take_flags(job, &now);
         if (now.epoch <= job->env.epoch.epoch && kv.mod_revision > job->mod_revision &&
             now.state == job->rec->state)
             job->mod_revision = kv.mod_revision;

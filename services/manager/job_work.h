@@ -47,6 +47,8 @@ int job_reload(job_t *job, sp_error_t *err);
 // Compare-and-swap of the record. Flags that commands set meanwhile are taken over; anything else that changed is `conflict`.
 // An answer that is lost is found out by reading. Waits for etcd as long as this process leads.
 int job_save(job_t *job, sp_error_t *err);
+// Takes over the flags that only commands set (cancel, finalize, drop rows) from a newer version of the record.
+void job_take_flags(job_t *job, const sp_msg_catalog_job_t *theirs);
 // Takes a row of the state table, saves, tells metrics. extra: puts more into the same transaction, or NULL.
 typedef int(job_extra_fn)(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err);
 int job_transition(job_t *job, int event, job_extra_fn *extra, sp_error_t *err);

@@ -276,3 +276,14 @@ def test_other_key_types(rig, kind, keys):
                                   ("INSERT INTO things (k, v) VALUES ($1, 9)", [stranger])])
     assert wrong.value.code in ("key_mismatch", "sql_error"), wrong.value
     client.close()
+
+
+def test_a_finalize_while_the_follower_is_stopped_is_not_lost(cell):
+    """The job's actor writes its record while the command does: the flag must survive whoever writes last."""
+    cell.rig.lead_with("job_stop_follow_before:sleep=1500")
+    try:
+        cell.split()
+        cell.wait("completed", poll=0.02)
+        cell.finalize()
+    finally:
+        cell.rig.restore()
