@@ -348,7 +348,8 @@ class Cell:
                     found += [f"{letter}: {x}" for x in residue.difference(self.objects[letter],
                                                                            residue.objects(self.dsn(letter)))]
                 else:
-                    found += [f"{letter}: {x}" for x in sorted(residue.objects(self.dsn(letter))) if "shp_" in x]
+                    # Origins are the whole cluster's: only this job's names count, other cells may have completed ones.
+                    found += [f"{letter}: {x}" for x in sorted(residue.objects(self.dsn(letter))) if f"shp_{self.job_id}" in x]
             return found
 
         deadline = time.monotonic() + seconds * SLOW

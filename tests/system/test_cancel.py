@@ -44,6 +44,7 @@ def test_after_the_flip_a_cancel_is_refused(cell):
     with pytest.raises(ApiError) as refused:
         cell.rig.api.post(f"/api/v1/reshard/jobs/{cell.job_id}/cancel", {})
     assert refused.value.status == 409 and refused.value.code == "conflict"
+    cell.finalize()
 
 
 def test_unknown_jobs(rig):
