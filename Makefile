@@ -214,6 +214,28 @@ lint: gen ## banned calls, format, cppcheck, clang-tidy
 	@tools/deps.sh lint
 	@BUILD=$(BUILD) tools/lint.sh $(LINT)
 
+# ---- fuzzing (libFuzzer) and benches
+FUZZ_SECONDS ?= 60
+FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c))
+FUZZ_C := $(wildcard common/base/*.c common/wire/*.c common/config/*.c common/pg/*.c) $(GEN_C)
+$(FUZZ_BIN): $(BUILD)/fuzz/%: tests/fuzz/%.c $(FUZZ_C) $(GEN_SQL)
+	@tools/deps.sh fuzz
+	@mkdir -p $(@D)
+	@echo "  FUZZ $@"
+	$(Q)clang -std=gnu17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -D_GNU_SOURCE -I. -I$(GEN) $(PKG_CFLAGS) \
+	    $< $(FUZZ_C) -o $@ $(PKG_LIBS)
+fuzz: $(FUZZ_BIN) ## random bytes into every decoder, FUZZ_SECONDS each; a finding stays in build/fuzz
+	@set -e; for f in $(FUZZ_BIN); do mkdir -p $$f.corpus; echo "== $$f"; \
+	    $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix=$$f- $$f.corpus 2>&1 | tail -n 12 | \
+	    grep -E "stat::|ERROR|SUMMARY|Test unit" ; test $${PIPESTATUS[0]} = 0; done
+
+BENCH_BIN := $(patsubst %.c,$(OUT)/%,$(wildcard tests/bench/*_bench.c))
+$(BENCH_BIN): $(OUT)/%: $(OUT)/%.o $(LIBCOMMON)
+	@echo "  LINK $@"
+	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
+bench: $(BENCH_BIN) ## speed as ratios against a peer or a limit of the same run
+	@for b in $(BENCH_BIN); do $$b | tee $(BUILD)/$$(basename $$b).json; done
+
 docker-build: ## build the images (needs a Docker engine)
 	docker compose build
 docker-up: ## start the containers
@@ -223,7 +245,7 @@ docker-logs: ## follow their logs
 docker-down: ## stop and remove them; volumes stay
 	docker compose down
 
--include $(CLIENT_O:.o=.d) $(CLIENT_PIC_O:.o=.d) $(COMMON_O:.o=.d) $(SHARDCTL_O:.o=.d) $(TEST_C:%.c=$(OUT)/%.d)
+-include $(CLIENT_O:.o=.d) $(CLIENT_PIC_O:.o=.d) $(COMMON_O:.o=.d) $(SHARDCTL_O:.o=.d) $(TEST_C:%.c=$(OUT)/%.d) $(BENCH_BIN:=.d)
 
 clean: ## remove what was built
 	rm -rf $(BUILD) bin

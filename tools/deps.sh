@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs what build, tests and demo need: from Debian's packages, only what is missing, without a question and, when nothing
-# is missing, without a word. `tools/deps.sh lint` adds the linters, `tools/deps.sh list` prints the packages.
+# is missing, without a word. `tools/deps.sh lint` adds the linters, `fuzz` the fuzzer, `tools/deps.sh list` prints the packages.
 # Without apt it says what is missing, by the names that pkg-config and the shell know, and exits 1.
 set -u
 
@@ -35,12 +35,17 @@ clang-format cmd:clang-format
 clang-tidy cmd:clang-tidy
 cppcheck cmd:cppcheck
 '
+fuzz='
+clang cmd:clang
+libclang-rt-14-dev|libclang-rt-dev -
+'
 
 case "${1:-}" in
     '') rows=$base ;;
     lint) rows=$base$lint ;;
-    list) echo "$base$lint" | sed -n 's/^\([^ |]*\).*/\1/p'; exit 0 ;;
-    *) echo "usage: tools/deps.sh [lint|list]" >&2; exit 2 ;;
+    fuzz) rows=$base$fuzz ;;
+    list) echo "$base$lint$fuzz" | sed -n 's/^\([^ |]*\).*/\1/p'; exit 0 ;;
+    *) echo "usage: tools/deps.sh [lint|fuzz|list]" >&2; exit 2 ;;
 esac
 
 shows() { # how -> 0 when the requirement is there

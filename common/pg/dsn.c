@@ -308,6 +308,12 @@ int sp_dsn_parse(sp_str_t text, sp_arena_t *arena, sp_dsn_t *ret_dsn, sp_error_t
         return bad(err, "the database is missing");
     if (dsn.user == NULL || dsn.user[0] == 0)
         return bad(err, "the user is missing");
+    // The catalog keeps it as a URI, in which most bytes take three.
+    const char *uri = sp_dsn_uri(&dsn, arena);
+    if (uri == NULL)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a connection string");
+    if (strlen(uri) > DSN_MAX)
+        return bad(err, "it is too long");
     *ret_dsn = dsn;
     return 0;
 }

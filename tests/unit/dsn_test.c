@@ -133,6 +133,21 @@ static void refused(void **state)
                      SP_E_INVALID_ARGUMENT);
 }
 
+// It fits as it is written, but not as the URI that the catalog keeps.
+static void too_long_as_a_uri(void **state)
+{
+    char text[3000] = "host=h dbname=d user=u password='";
+    size_t len = strlen(text);
+    memset(text + len, '%', 2000);
+    memcpy(text + len + 2000, "'", 2);
+    sp_dsn_t dsn;
+    sp_error_t err = {0};
+    assert_int_equal(sp_dsn_parse(sp_str(text), *state, &dsn, &err), SP_E_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.text, "too long"));
+    memcpy(text + len + 1000, "'", 2);
+    assert_int_equal(sp_dsn_parse(sp_str(text), *state, &dsn, &err), 0);
+}
+
 static void redacted(void **state)
 {
     sp_dsn_t d = parsed(*state, "postgresql://app:s3cret@h:1/shop");
@@ -175,6 +190,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(keywords, setup, teardown),
         cmocka_unit_test_setup_teardown(round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(too_long_as_a_uri, setup, teardown),
         cmocka_unit_test_setup_teardown(redacted, setup, teardown),
         cmocka_unit_test_setup_teardown(garbage, setup, teardown),
     };
