@@ -62,9 +62,11 @@ class Watched:
     def wait_healthy(self):
         def check():
             h = self.health()
-            return h if h.get("verdict") == "healthy" and h.get("guards_ok") else None
+            # A replica's lag is known once the primary's position before it is.
+            known = all(e["role"] == "primary" or "lag_bytes" in e for e in h.get("endpoints", []))
+            return h if h.get("verdict") == "healthy" and h.get("guards_ok") and known else None
 
-        return self.stack.wait_for("healthy, guards looked at", check, 30 * SLOW)
+        return self.stack.wait_for("healthy, guards looked at, lag known", check, 30 * SLOW)
 
 
 @pytest.fixture(scope="module")
