@@ -36,6 +36,7 @@ struct sp_backends {
     backend_t *list;                  // known services
     char leader_id[256];              // leading manager, or ""
     char leader_endpoint[256];        // its ROUTER socket
+    int64_t leader_revision;          // create_revision of its key: another one is another term
     bool loaded;                      // services/ was read once
     unsigned turn;                    // round robin
     int tick;                         // timer
@@ -171,6 +172,39 @@ static int on_services(zloop_t *loop, zmq_pollitem_t *item, void *arg)
     return 0;
 }
 
+// Ends the calls to a manager, and stays connected to it: reads are asked again, of writes nobody knows.
+static void end_calls(sp_backends_t *self, backend_t *b)
+{
+    sp_peer_t *old = b->peer;
+    sp_error_t err;
+    b->retire_ms = 0;
+    if (sp_peer_open(&b->peer, self->loop, b->endpoint, NULL, NULL, &err) == 0) {
+        sp_peer_close(&old);
+    } else {
+        b->peer = old;
+    }
+}
+
+static void take_leader(sp_backends_t *self, const sp_msg_catalog_leader_t *leader,
+                        int64_t revision)
+{
+    backend_t *old = find(self, "manager", self->leader_id, self->leader_endpoint);
+    bool other_term = revision != self->leader_revision;
+    copy(self->leader_id, sizeof(self->leader_id), leader->service_id);
+    copy(self->leader_endpoint, sizeof(self->leader_endpoint), leader->endpoint);
+    self->leader_revision = revision;
+    backend_t *now = find(self, "manager", self->leader_id, self->leader_endpoint);
+    if (old != NULL && old != now) {
+        old->retire_ms = sp_clock_mono_ms() + DEPOSED_MS;
+    }
+    // The same manager in another term: it may have died in between, and then nobody answers what it was asked before.
+    if (now != NULL && other_term && (old == now || now->retire_ms != 0)) {
+        end_calls(self, now);
+    }
+    sp_log(SP_LOG_INFO, "BACKEND-LEADER", "service",
+           self->leader_id[0] != '\0' ? self->leader_id : "none", NULL);
+}
+
 static int on_leader(zloop_t *loop, zmq_pollitem_t *item, void *arg)
 {
     (void)loop;
@@ -180,43 +214,19 @@ static int on_leader(zloop_t *loop, zmq_pollitem_t *item, void *arg)
     sp_kv_list_t list;
     if (arena != NULL && sp_watch_take(self->leader, arena, &list)) {
         sp_msg_catalog_leader_t leader = {.service_id = {NULL, 0}};
+        int64_t revision = 0;
         for (size_t i = 0; i < list.n; i++) {
-            if (sp_str_eqz(list.items[i].key, "leader")) {
-                sp_error_t err;
+            sp_error_t err;
+            if (sp_str_eqz(list.items[i].key, "leader") &&
                 sp_wire_decode_json(&sp_schema_catalog_leader, list.items[i].value.ptr,
-                                    list.items[i].value.len, arena, &leader, &err);
+                                    list.items[i].value.len, arena, &leader, &err) == 0) {
+                revision = list.items[i].create_revision;
             }
         }
-        char before[256], before_id[256];
-        snprintf(before, sizeof(before), "%s", self->leader_endpoint);
-        snprintf(before_id, sizeof(before_id), "%s", self->leader_id);
-        copy(self->leader_id, sizeof(self->leader_id), leader.service_id);
-        copy(self->leader_endpoint, sizeof(self->leader_endpoint), leader.endpoint);
-        backend_t *old = find(self, "manager", before_id, before);
-        if (old != NULL && strcmp(before, self->leader_endpoint) != 0) {
-            old->retire_ms = sp_clock_mono_ms() + DEPOSED_MS;
-        }
-        sp_log(SP_LOG_INFO, "BACKEND-LEADER", "service",
-               self->leader_id[0] != '\0' ? self->leader_id : "none", NULL);
+        take_leader(self, &leader, revision);
     }
     sp_arena_destroy(&arena);
     return 0;
-}
-
-// Ends the calls to a manager that does not lead any more, and stays connected to it.
-static void retire(sp_backends_t *self, backend_t *b)
-{
-    sp_peer_t *old = b->peer;
-    sp_error_t err;
-    b->retire_ms = 0;
-    if (strcmp(b->endpoint, self->leader_endpoint) == 0) {
-        return; // it was elected again
-    }
-    if (sp_peer_open(&b->peer, self->loop, b->endpoint, NULL, NULL, &err) == 0) {
-        sp_peer_close(&old);
-    } else {
-        b->peer = old;
-    }
 }
 
 static int on_tick(zloop_t *loop, int timer_id, void *arg)
@@ -232,7 +242,7 @@ static int on_tick(zloop_t *loop, int timer_id, void *arg)
         if (gone) {
             drop(link);
         } else if (deposed) {
-            retire(self, b);
+            end_calls(self, b);
         }
         // Calls that ended meanwhile may have changed the list.
         link = gone || deposed ? &self->list : &b->next;
@@ -299,8 +309,10 @@ static void on_answer(void *arg, const sp_error_t *err, const sp_msg_envelope_t 
 
 static int try_call(call_t *c, sp_error_t *err)
 {
-    backend_t *b = pick(c->owner, c->schema->service, c->asked);
-    if (b == NULL && strcmp(c->schema->service, "manager") == 0) {
+    // A manager that is asked twice leads in another term now.
+    bool leader = strcmp(c->schema->service, "manager") == 0;
+    backend_t *b = pick(c->owner, c->schema->service, leader ? "" : c->asked);
+    if (b == NULL && leader) {
         return sp_error_set(err, SP_E_UNAVAILABLE,
                             "no manager leads at the moment; try again in a few seconds");
     }
