@@ -129,7 +129,7 @@ static void on_update(job_t *job, const sp_msg_task_update_t *u)
 }
 
 // Somebody changed the record: only flags can be new, for all else is written here.
-static int look_at_flags(job_t *job, sp_error_t *err)
+static void look_at_flags(job_t *job)
 {
     char key[64];
     snprintf(key, sizeof key, "jobs/%s", job->id);
@@ -152,8 +152,6 @@ static int look_at_flags(job_t *job, sp_error_t *err)
             job->mod_revision = kv.mod_revision;
     }
     sp_arena_destroy(&arena);
-    (void)err;
-    return 0;
 }
 
 int job_pump(job_t *job, int timeout_ms, sp_error_t *err)
@@ -178,7 +176,7 @@ int job_pump(job_t *job, int timeout_ms, sp_error_t *err)
             on_update(job, body);
         if (got && schema == &sp_schema_job_wake &&
             ((sp_msg_job_wake_t *)body)->revision > job->mod_revision)
-            look_at_flags(job, err);
+            look_at_flags(job);
         if (got || sp_clock_until_ms(deadline) == 0)
             break;
     }
