@@ -31,6 +31,8 @@ void command_actor(sp_actor_end_t *end, void *arg);
 int command_commit(command_t *c, sp_catalog_txn_t **txn_p, sp_error_t *err);
 int command_reply_ack(command_t *c);
 int command_no_memory(sp_error_t *err);
+// The reply of every command about a job: the job, or not_found.
+int command_reply_job(command_t *c, sp_str_t id, sp_error_t *err);
 
 command_fn command_keyspace_create, command_keyspace_delete, command_table_create,
     command_table_delete, command_shard_create, command_shard_delete, command_split,

@@ -1,372 +1,16 @@
-// Commands about jobs. A split makes the job's record, claims its shards and registers new ones in one transaction; everything else is
-// the job actor's. Cancel and finalize only set a flag: the flip and the cancel are rival compare-and-swaps on the job's record.
-#include <stdio.h>
+// Commands about a job that is there: cancel, finalize, retry. Cancel and finalize only set a flag: the flip and the cancel are rival
+// compare-and-swaps on the job's record.
 #include <string.h>
 
 #include "common/base/clock.h"
-#include "common/base/digest.h"
-#include "common/base/failpoint.h"
-#include "common/base/log.h"
-#include "common/base/random.h"
 #include "common/job/job_fsm.h"
 #include "schemas/job.h"
+#include "services/manager/claim.h"
 #include "services/manager/command.h"
 #include "services/manager/identity.h"
-#include "services/manager/job_plan.h"
 #include "services/manager/views.h"
 
 enum { CAS_TRIES = 10 };
-
-// A split as asked for, checked.
-typedef struct split {
-    const sp_msg_reshard_split_t *request;      // request
-    const sp_catalog_shard_view_t *source;      // shard to split
-    const sp_catalog_keyspace_view_t *keyspace; // its keyspace
-    sp_msg_catalog_shard_t *targets;            // records, in the caller's order
-    bool *fresh;                                // to be registered by the job
-    size_t n;                                   // count
-    char hash[33];                              // of the request, secrets left out
-} split_t;
-
-static int reply_job(command_t *c, sp_str_t id, sp_error_t *err)
-{
-    sp_msg_job_t *reply = sp_arena_alloc(c->arena, 1, sizeof *reply);
-    const sp_catalog_job_view_t *view = sp_catalog_job(c->env->catalog, id);
-    if (!view)
-        return sp_error_set(err, SP_E_NOT_FOUND, "job " SP_STR_FMT " does not exist",
-                            SP_STR_ARG(id));
-    if (!reply || !view_job(view->job, c->arena, reply))
-        return command_no_memory(err);
-    c->reply = reply;
-    c->reply_schema = &sp_schema_job;
-    return 0;
-}
-
-// ---- the request
-
-static int hash_request(const sp_msg_reshard_split_t *m, sp_arena_t *arena, char out[33],
-                        sp_error_t *err)
-{
-    sp_buf_t text = SP_BUF_INIT;
-    sp_buf_printf(&text, SP_STR_FMT, SP_STR_ARG(m->source_shard_id));
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < m->target_shards.n; i++) {
-        const sp_value_t *v = &m->target_shards.items[i];
-        sp_buf_addz(&text, "\n");
-        if (v->kind == SP_VALUE_STRING) {
-            sp_buf_adds(&text, v->u.s);
-            continue;
-        }
-        sp_msg_shard_create_t create;
-        sp_dsn_t dsn;
-        rc = sp_wire_decode_value(&sp_schema_shard_create, v, arena, &create, err);
-        if (rc == 0)
-            rc = sp_dsn_parse(create.primary_endpoint, arena, &dsn, err);
-        if (rc == 0)
-            sp_buf_printf(&text, SP_STR_FMT " %lld %s", SP_STR_ARG(create.name),
-                          (long long)create.vnode_count, sp_dsn_redact(&dsn, arena));
-    }
-    sp_digest_hex(sp_buf_cstr(&text), text.len, out, 16);
-    sp_buf_free(&text);
-    return rc;
-}
-
-static int check_source(command_t *c, split_t *s, sp_error_t *err)
-{
-    sp_str_t id = s->request->source_shard_id;
-    s->source = sp_catalog_shard(c->env->catalog, id);
-    if (!s->source)
-        return sp_error_set(err, SP_E_NOT_FOUND, "shard " SP_STR_FMT " is not registered",
-                            SP_STR_ARG(id));
-    const sp_msg_catalog_shard_t *r = s->source->shard;
-    if (r->job_id.len)
-        return sp_error_set(err, SP_E_CONFLICT,
-                            "shard " SP_STR_FMT " takes part in job " SP_STR_FMT, SP_STR_ARG(id),
-                            SP_STR_ARG(r->job_id));
-    if (r->status != SP_SHARD_STATUS_ACTIVE || !r->tokens.len)
-        return sp_error_set(err, SP_E_CONFLICT,
-                            "shard " SP_STR_FMT " owns nothing that could be split (%s)",
-                            SP_STR_ARG(id), sp_enum_name(&sp_enum_shard_status, r->status));
-    s->keyspace = sp_catalog_keyspace(c->env->catalog, r->keyspace);
-    return s->keyspace ? 0 : sp_error_set(err, SP_E_CONFLICT, "the shard's keyspace is gone");
-}
-
-static int check_registered(command_t *c, split_t *s, size_t i, sp_str_t id, sp_error_t *err)
-{
-    const sp_catalog_shard_view_t *view = sp_catalog_shard(c->env->catalog, id);
-    if (!view)
-        return sp_error_set(err, SP_E_NOT_FOUND,
-                            "target_shards[%zu]: shard " SP_STR_FMT " is not registered", i,
-                            SP_STR_ARG(id));
-    if (!sp_str_eq(view->shard->keyspace, s->source->shard->keyspace))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                            "target_shards[%zu]: shard " SP_STR_FMT " is of another keyspace", i,
-                            SP_STR_ARG(id));
-    if (view->shard->job_id.len)
-        return sp_error_set(err, SP_E_CONFLICT,
-                            "target_shards[%zu]: shard " SP_STR_FMT
-                            " takes part in job " SP_STR_FMT,
-                            i, SP_STR_ARG(id), SP_STR_ARG(view->shard->job_id));
-    if (view->shard->status != SP_SHARD_STATUS_EMPTY)
-        return sp_error_set(err, SP_E_CONFLICT,
-                            "target_shards[%zu]: shard " SP_STR_FMT " is not empty (%s)", i,
-                            SP_STR_ARG(id),
-                            sp_enum_name(&sp_enum_shard_status, view->shard->status));
-    s->targets[i] = *view->shard;
-    return 0;
-}
-
-static int check_fresh(command_t *c, split_t *s, size_t i, const sp_value_t *value, sp_error_t *err)
-{
-    sp_msg_shard_create_t create;
-    int rc = sp_wire_decode_value(&sp_schema_shard_create, value, c->arena, &create, err);
-    if (rc != 0)
-        return sp_error_prefix(err, "target_shards[%zu]", i);
-    if (!sp_value_get(value, "keyspace"))
-        create.keyspace = s->source->shard->keyspace;
-    if (!sp_str_eq(create.keyspace, s->source->shard->keyspace))
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                            "target_shards[%zu].keyspace: not the source's", i);
-    if (sp_catalog_shard(c->env->catalog, create.name))
-        return sp_error_set(err, SP_E_ALREADY_EXISTS,
-                            "target_shards[%zu]: shard " SP_STR_FMT
-                            " is registered already; give its name as a string",
-                            i, SP_STR_ARG(create.name));
-    rc = identity_check(c->env, &create, c->arena, &s->targets[i], err);
-    if (rc != 0)
-        return sp_error_prefix(err, "target_shards[%zu]", i);
-    s->fresh[i] = true;
-    return 0;
-}
-
-static int check_targets(command_t *c, split_t *s, sp_error_t *err)
-{
-    const sp_msg_reshard_split_t *m = s->request;
-    s->n = m->target_shards.n;
-    s->targets = sp_arena_alloc(c->arena, s->n + 1, sizeof *s->targets);
-    s->fresh = sp_arena_alloc(c->arena, s->n + 1, sizeof *s->fresh);
-    if (!s->targets || !s->fresh)
-        return command_no_memory(err);
-    if (s->n == 0)
-        return sp_error_set(err, SP_E_INVALID_ARGUMENT, "target_shards: at least one");
-    int64_t ordinal = s->keyspace->keyspace->next_ordinal;
-    for (size_t i = 0; i < s->n; i++) {
-        const sp_value_t *v = &m->target_shards.items[i];
-        int rc = v->kind == SP_VALUE_STRING ? check_registered(c, s, i, v->u.s, err)
-                 : v->kind == SP_VALUE_MAP
-                     ? check_fresh(c, s, i, v, err)
-                     : sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                                    "target_shards[%zu]: a shard's name, or a new shard", i);
-        if (rc != 0)
-            return rc;
-        if (s->fresh[i]) {
-            s->targets[i].ordinal = ordinal++;
-            s->targets[i].has_ordinal = true;
-        }
-        for (size_t k = 0; k < i; k++) {
-            bool same =
-                sp_str_eq(s->targets[k].id, s->targets[i].id) ||
-                (sp_str_eq(s->targets[k].system_identifier, s->targets[i].system_identifier) &&
-                 sp_str_eq(s->targets[k].database, s->targets[i].database));
-            if (same)
-                return sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                                    "target_shards[%zu] is the same shard as target_shards[%zu]", i,
-                                    k);
-        }
-        if (sp_str_eq(s->targets[i].id, m->source_shard_id))
-            return sp_error_set(err, SP_E_INVALID_ARGUMENT, "target_shards[%zu] is the source", i);
-    }
-    return 0;
-}
-
-// ---- dry run
-
-static int reply_plan(command_t *c, const split_t *s, sp_error_t *err)
-{
-    job_plan_t plan;
-    int rc = job_plan_make(c->env, "", s->source->shard, s->targets, s->n, c->arena, &plan, err);
-    sp_msg_plan_t *reply = rc == 0 ? sp_arena_alloc(c->arena, 1, sizeof *reply) : NULL;
-    if (!reply)
-        return rc != 0 ? rc : command_no_memory(err);
-    const preflight_report_t *r = &plan.report;
-    *reply = (sp_msg_plan_t){.ok = r->ok,
-                             .has_ok = true,
-                             .findings = {r->findings, r->n_findings},
-                             .rows = r->rows,
-                             .has_rows = true,
-                             .bytes = r->bytes,
-                             .has_bytes = true,
-                             .tables = (int64_t)r->n_tables,
-                             .has_tables = true,
-                             .has_copy_tasks = true,
-                             .seconds = (double)r->bytes / (40.0 * 1024 * 1024),
-                             .has_seconds = true};
-    for (size_t i = 0; i < r->n_tables; i++)
-        reply->copy_tasks += r->tables[i].ranges > 0 ? r->tables[i].ranges : 1;
-    reply->moves.items =
-        sp_arena_alloc(c->arena, plan.plan.moves_n + 1, sizeof *reply->moves.items);
-    if (!reply->moves.items)
-        return command_no_memory(err);
-    for (size_t i = 0; i < plan.plan.moves_n; i++) {
-        const sp_plan_move_t *move = &plan.plan.moves[i];
-        reply->moves.items[reply->moves.n++] =
-            (sp_msg_plan_move_t){.from = s->source->shard->id,
-                                 .to = move->id,
-                                 .share = move->share,
-                                 .has_share = true,
-                                 .arcs = (int64_t)sp_arcs_ranges(move->moves),
-                                 .has_arcs = true,
-                                 .bounds = {(int64_t *)move->moves.bounds, move->moves.n}};
-    }
-    c->reply = reply;
-    c->reply_schema = &sp_schema_plan;
-    return 0;
-}
-
-// ---- the record
-
-static void claim(command_t *c, sp_catalog_txn_t *txn, const sp_catalog_shard_view_t *view,
-                  sp_str_t job_id, int64_t status)
-{
-    sp_msg_catalog_shard_t record = *view->shard;
-    record.job_id = job_id;
-    record.version++;
-    record.has_version = true;
-    record.status = status ? status : record.status;
-    const char *key = key_shard(c->arena, record.id);
-    sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
-}
-
-static void put_fresh(command_t *c, sp_catalog_txn_t *txn, sp_msg_catalog_shard_t *record,
-                      sp_str_t job_id)
-{
-    record->job_id = job_id;
-    record->status = SP_SHARD_STATUS_IMPORTING;
-    record->has_status = true;
-    record->version++;
-    record->has_version = true;
-    const char *key = key_shard(c->arena, record->id);
-    sp_catalog_txn_expect(txn, key, 0);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, record, 0);
-}
-
-static sp_msg_job_target_t new_target(command_t *c, const split_t *s, size_t i, sp_str_t job_id)
-{
-    sp_msg_catalog_shard_t *r = &s->targets[i];
-    sp_msg_job_target_t t = {.shard_id = r->id,
-                             .ordinal = r->ordinal,
-                             .has_ordinal = true,
-                             .registered_by_job = s->fresh[i],
-                             .has_registered_by_job = true};
-    char *origin = sp_arena_printf(c->arena, "shp_" SP_STR_FMT "_" SP_STR_FMT, SP_STR_ARG(job_id),
-                                   SP_STR_ARG(r->id));
-    if (origin && strlen(origin) > 63)
-        origin = sp_arena_printf(c->arena, "shp_" SP_STR_FMT "_%zu", SP_STR_ARG(job_id), i);
-    t.origin = sp_str(origin);
-    t.registration = s->fresh[i] ? r : NULL;
-    return t;
-}
-
-static int put_job(command_t *c, split_t *s, sp_str_t *ret_id, sp_error_t *err)
-{
-    char id[13];
-    sp_random_id(id, 12);
-    int64_t now = sp_clock_wall_ms();
-    sp_str_t job_id = sp_str(sp_arena_strz(c->arena, id));
-    sp_msg_job_phase_t phase = {.name = SP_STR("pending"),
-                                .started_ms = now,
-                                .has_started_ms = true};
-    sp_msg_catalog_job_t job = {.id = job_id,
-                                .kind = SP_JOB_KIND_SPLIT,
-                                .has_kind = true,
-                                .state = SP_JOB_STATE_PENDING,
-                                .has_state = true,
-                                .keyspace = s->keyspace->keyspace->name,
-                                .source_shard_id = s->source->shard->id,
-                                .attempt = 1,
-                                .has_attempt = true,
-                                .generation = c->env->epoch.generation,
-                                .has_generation = true,
-                                .epoch = c->env->epoch.epoch,
-                                .has_epoch = true,
-                                .step = SP_STR("preflight"),
-                                .phases = {&phase, 1},
-                                .created_ms = now,
-                                .has_created_ms = true,
-                                .updated_ms = now,
-                                .has_updated_ms = true,
-                                .idempotency_key = s->request->idempotency_key,
-                                .body_hash = sp_str(s->hash)};
-    sp_catalog_txn_t *txn = env_txn(c->env);
-    job.targets.items = sp_arena_alloc(c->arena, s->n + 1, sizeof *job.targets.items);
-    if (!txn || !job.targets.items || !job_id.ptr) {
-        sp_catalog_txn_destroy(&txn);
-        return command_no_memory(err);
-    }
-    sp_msg_catalog_keyspace_t keyspace = *s->keyspace->keyspace;
-    for (size_t i = 0; i < s->n; i++) {
-        if (s->fresh[i]) {
-            put_fresh(c, txn, &s->targets[i], job_id);
-            keyspace.next_ordinal++;
-        } else {
-            claim(c, txn, sp_catalog_shard(c->env->catalog, s->targets[i].id), job_id,
-                  SP_SHARD_STATUS_IMPORTING);
-        }
-        job.targets.items[job.targets.n++] = new_target(c, s, i, job_id);
-    }
-    claim(c, txn, s->source, job_id, 0);
-    const char *key = key_job(c->arena, job_id),
-               *keyspace_key = key_keyspace(c->arena, keyspace.name);
-    keyspace.has_next_ordinal = true;
-    sp_catalog_txn_expect(txn, keyspace_key, s->keyspace->rev.mod_revision);
-    sp_catalog_txn_put(txn, keyspace_key, &sp_schema_catalog_keyspace, &keyspace, 0);
-    sp_catalog_txn_expect(txn, key, 0);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_job, &job, 0);
-    *ret_id = job_id;
-    return command_commit(c, &txn, err);
-}
-
-// A job that the same idempotency key made before.
-static const sp_msg_catalog_job_t *earlier(const command_t *c, sp_str_t key)
-{
-    for (size_t i = 0; key.len && i < c->env->catalog->n_jobs; i++)
-        if (sp_str_eq(c->env->catalog->jobs[i].job->idempotency_key, key))
-            return c->env->catalog->jobs[i].job;
-    return NULL;
-}
-
-int command_split(command_t *c, const void *body, sp_error_t *err)
-{
-    split_t s = {.request = body};
-    int rc = hash_request(s.request, c->arena, s.hash, err);
-    if (rc != 0)
-        return rc;
-    const sp_msg_catalog_job_t *old =
-        s.request->dry_run ? NULL : earlier(c, s.request->idempotency_key);
-    if (old && !sp_str_eqz(old->body_hash, s.hash))
-        return sp_error_set(err, SP_E_IDEMPOTENCY_MISMATCH,
-                            "this idempotency key made job " SP_STR_FMT " from another request",
-                            SP_STR_ARG(old->id));
-    if (old)
-        return reply_job(c, old->id, err);
-    rc = check_source(c, &s, err);
-    if (rc == 0)
-        rc = check_targets(c, &s, err);
-    if (rc == 0 && s.request->dry_run)
-        return reply_plan(c, &s, err);
-    sp_str_t id = {0};
-    if (rc == 0)
-        rc = put_job(c, &s, &id, err);
-    if (rc != 0)
-        return rc;
-    sp_log(SP_LOG_INFO, "JOB-CREATED", "job", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(id)), "req",
-           sp_log_fmt(SP_STR_FMT, SP_STR_ARG(c->request_id)), NULL);
-    rc = sp_failpoint("job_created", err);
-    return rc == 0 ? reply_job(c, id, err) : rc;
-}
-
-// ---- cancel, finalize, retry
 
 static const sp_catalog_job_view_t *need_job(const command_t *c, sp_str_t id, sp_error_t *err)
 {
@@ -374,6 +18,19 @@ static const sp_catalog_job_view_t *need_job(const command_t *c, sp_str_t id, sp
     if (!view)
         sp_error_set(err, SP_E_NOT_FOUND, "job " SP_STR_FMT " does not exist", SP_STR_ARG(id));
     return view;
+}
+
+int command_reply_job(command_t *c, sp_str_t id, sp_error_t *err)
+{
+    sp_msg_job_t *reply = sp_arena_alloc(c->arena, 1, sizeof *reply);
+    const sp_catalog_job_view_t *view = need_job(c, id, err);
+    if (!view)
+        return SP_E_NOT_FOUND;
+    if (!reply || !view_job(view->job, c->arena, reply))
+        return command_no_memory(err);
+    c->reply = reply;
+    c->reply_schema = &sp_schema_job;
+    return 0;
 }
 
 static int put_record(command_t *c, const sp_catalog_job_view_t *view, sp_msg_catalog_job_t *record,
@@ -450,7 +107,7 @@ static int reclaim(command_t *c, const sp_msg_catalog_job_t *j, sp_catalog_txn_t
     if (!source || source->shard->job_id.len || !source->shard->tokens.len)
         return sp_error_set(err, SP_E_CONFLICT, "shard " SP_STR_FMT " is not free any more",
                             SP_STR_ARG(j->source_shard_id));
-    claim(c, txn, source, j->id, 0);
+    claim_take(txn, c->arena, source, j->id, 0);
     for (size_t i = 0; i < j->targets.n; i++) {
         const sp_msg_job_target_t *t = &j->targets.items[i];
         const sp_catalog_shard_view_t *view = sp_catalog_shard(c->env->catalog, t->shard_id);
@@ -463,8 +120,7 @@ static int reclaim(command_t *c, const sp_msg_catalog_job_t *j, sp_catalog_txn_t
                                 SP_STR_ARG(t->shard_id));
         for (size_t k = 0; t->registration && k < c->env->catalog->n_shards; k++) {
             const sp_msg_catalog_shard_t *o = c->env->catalog->shards[k].shard;
-            if (sp_str_eq(o->system_identifier, t->registration->system_identifier) &&
-                sp_str_eq(o->database, t->registration->database))
+            if (identity_same_database(o, t->registration))
                 return sp_error_set(err, SP_E_CONFLICT,
                                     "the database of shard " SP_STR_FMT
                                     " is registered as shard " SP_STR_FMT " now",
@@ -472,33 +128,18 @@ static int reclaim(command_t *c, const sp_msg_catalog_job_t *j, sp_catalog_txn_t
         }
         if (t->registration) {
             sp_msg_catalog_shard_t record = *t->registration;
-            put_fresh(c, txn, &record, j->id);
+            claim_new(txn, c->arena, &record, j->id);
         } else {
-            claim(c, txn, view, j->id, SP_SHARD_STATUS_IMPORTING);
+            claim_take(txn, c->arena, view, j->id, SP_SHARD_STATUS_IMPORTING);
         }
     }
     return 0;
 }
 
-static int retry_once(command_t *c, sp_str_t id, sp_error_t *err)
+// The record of the next attempt. Only who and what stays; everything made and measured belongs to the attempt that was undone.
+static bool next_attempt(const command_t *c, const sp_msg_catalog_job_t *j, const sp_job_row_t *row,
+                         sp_msg_catalog_job_t *ret)
 {
-    const sp_catalog_job_view_t *view = need_job(c, id, err);
-    if (!view)
-        return SP_E_NOT_FOUND;
-    const sp_msg_catalog_job_t *j = view->job;
-    const sp_job_row_t *row = NULL;
-    int rc = sp_job_next((int)j->state, job_mode(j), SP_JOB_EV_RETRY, &row, err);
-    if (rc != 0)
-        return sp_error_prefix(err, "job " SP_STR_FMT, SP_STR_ARG(id));
-    sp_catalog_txn_t *txn = env_txn(c->env);
-    if (!txn)
-        return command_no_memory(err);
-    rc = reclaim(c, j, txn, err);
-    if (rc != 0) {
-        sp_catalog_txn_destroy(&txn);
-        return rc;
-    }
-    // Only who and what stays; everything made and measured belongs to the attempt that was undone.
     sp_msg_catalog_job_t record = {.id = j->id,
                                    .kind = j->kind,
                                    .has_kind = true,
@@ -519,10 +160,8 @@ static int retry_once(command_t *c, sp_str_t id, sp_error_t *err)
     record.epoch = c->env->epoch.epoch;
     record.targets.items = sp_arena_alloc(c->arena, j->targets.n + 1, sizeof *record.targets.items);
     record.phases.items = sp_arena_alloc(c->arena, j->phases.n + 1, sizeof *record.phases.items);
-    if (!record.targets.items || !record.phases.items) {
-        sp_catalog_txn_destroy(&txn);
-        return command_no_memory(err);
-    }
+    if (!record.targets.items || !record.phases.items)
+        return false;
     for (size_t i = 0; i < j->targets.n; i++) {
         const sp_msg_job_target_t *t = &j->targets.items[i];
         record.targets.items[record.targets.n++] =
@@ -540,6 +179,33 @@ static int retry_once(command_t *c, sp_str_t id, sp_error_t *err)
     record.phases.items[record.phases.n++] = (sp_msg_job_phase_t){.name = SP_STR("pending"),
                                                                   .started_ms = sp_clock_wall_ms(),
                                                                   .has_started_ms = true};
+    *ret = record;
+    return true;
+}
+
+static int retry_once(command_t *c, sp_str_t id, sp_error_t *err)
+{
+    const sp_catalog_job_view_t *view = need_job(c, id, err);
+    if (!view)
+        return SP_E_NOT_FOUND;
+    const sp_msg_catalog_job_t *j = view->job;
+    const sp_job_row_t *row = NULL;
+    int rc = sp_job_next((int)j->state, job_mode(j), SP_JOB_EV_RETRY, &row, err);
+    if (rc != 0)
+        return sp_error_prefix(err, "job " SP_STR_FMT, SP_STR_ARG(id));
+    sp_catalog_txn_t *txn = env_txn(c->env);
+    if (!txn)
+        return command_no_memory(err);
+    rc = reclaim(c, j, txn, err);
+    if (rc != 0) {
+        sp_catalog_txn_destroy(&txn);
+        return rc;
+    }
+    sp_msg_catalog_job_t record;
+    if (!next_attempt(c, j, row, &record)) {
+        sp_catalog_txn_destroy(&txn);
+        return command_no_memory(err);
+    }
     return put_record(c, view, &record, &txn, err);
 }
 
@@ -559,19 +225,19 @@ int command_job_cancel(command_t *c, const void *body, sp_error_t *err)
 {
     const sp_msg_job_cancel_t *m = body;
     AGAINST_RIVALS(c, cancel_once(c, m->job_id, err), err)
-    return rc == 0 ? reply_job(c, m->job_id, err) : rc;
+    return rc == 0 ? command_reply_job(c, m->job_id, err) : rc;
 }
 
 int command_job_finalize(command_t *c, const void *body, sp_error_t *err)
 {
     const sp_msg_job_finalize_t *m = body;
     AGAINST_RIVALS(c, finalize_once(c, m, err), err)
-    return rc == 0 ? reply_job(c, m->job_id, err) : rc;
+    return rc == 0 ? command_reply_job(c, m->job_id, err) : rc;
 }
 
 int command_job_retry(command_t *c, const void *body, sp_error_t *err)
 {
     const sp_msg_job_retry_t *m = body;
     AGAINST_RIVALS(c, retry_once(c, m->job_id, err), err)
-    return rc == 0 ? reply_job(c, m->job_id, err) : rc;
+    return rc == 0 ? command_reply_job(c, m->job_id, err) : rc;
 }

@@ -227,8 +227,7 @@ int command_shard_create(command_t *c, const void *body, sp_error_t *err)
     const sp_catalog_shard_view_t *old = sp_catalog_shard(c->env->catalog, record.id);
     if (old && !(old->shard->status == SP_SHARD_STATUS_REGISTERING &&
                  sp_str_eq(old->shard->keyspace, record.keyspace) &&
-                 sp_str_eq(old->shard->system_identifier, record.system_identifier) &&
-                 sp_str_eq(old->shard->database, record.database)))
+                 identity_same_database(old->shard, &record)))
         return sp_error_set(err, SP_E_ALREADY_EXISTS, "shard " SP_STR_FMT " is registered already",
                             SP_STR_ARG(record.id));
     rc = identity_provision(c->env, &record, c->arena, err);

@@ -119,13 +119,17 @@ static int check_replicas(env_t *env, const sp_msg_shard_create_t *request, cons
     return 0;
 }
 
+bool identity_same_database(const sp_msg_catalog_shard_t *a, const sp_msg_catalog_shard_t *b)
+{
+    return sp_str_eq(a->system_identifier, b->system_identifier) &&
+           sp_str_eq(a->database, b->database);
+}
+
 static int check_unique(env_t *env, const sp_msg_catalog_shard_t *record, sp_error_t *err)
 {
     for (size_t i = 0; i < env->catalog->n_shards; i++) {
         const sp_msg_catalog_shard_t *other = env->catalog->shards[i].shard;
-        if (!sp_str_eq(other->id, record->id) &&
-            sp_str_eq(other->system_identifier, record->system_identifier) &&
-            sp_str_eq(other->database, record->database))
+        if (!sp_str_eq(other->id, record->id) && identity_same_database(other, record))
             return sp_error_set(err, SP_E_ALREADY_EXISTS,
                                 "this database is registered already as shard " SP_STR_FMT,
                                 SP_STR_ARG(other->id));

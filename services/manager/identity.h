@@ -26,6 +26,8 @@ int identity_probe(env_t *env, const char *what, sp_str_t dsn_text, sp_arena_t *
 // Errors: invalid_argument, pg_connection, already_exists (names the other shard).
 int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t *arena,
                    sp_msg_catalog_shard_t *ret_record, sp_error_t *err);
+// Whether two records name one database, whatever their DSNs say.
+bool identity_same_database(const sp_msg_catalog_shard_t *a, const sp_msg_catalog_shard_t *b);
 // Makes sure the record has an apply role: uses another shard's of the same cluster, or makes role shardplane_apply.
 int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *arena,
                        sp_error_t *err);

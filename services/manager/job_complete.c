@@ -4,6 +4,7 @@
 
 #include "common/base/log.h"
 #include "services/manager/command.h"
+#include "services/manager/claim.h"
 #include "services/manager/job_work.h"
 #include "services/manager/sql/manager.h"
 
@@ -47,15 +48,9 @@ static int step_drop_slot(job_t *job, sp_error_t *err)
 
 static void free_shard(job_t *job, sp_catalog_txn_t *txn, sp_str_t id)
 {
-    const sp_catalog_shard_view_t *view = sp_catalog_shard(job->env.catalog, id);
-    if (!view || !sp_str_eqz(view->shard->job_id, job->id))
-        return;
-    sp_msg_catalog_shard_t record = *view->shard;
-    record.job_id = (sp_str_t){0};
-    record.version++;
-    const char *key = key_shard(job->arena, id);
-    sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
+    const sp_catalog_shard_view_t *view = claim_held(job->env.catalog, id, job->id);
+    if (view)
+        claim_release(txn, job->arena, view, 0);
 }
 
 static int put_free(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err)

@@ -5,6 +5,7 @@
 
 #include "common/base/log.h"
 #include "services/manager/command.h"
+#include "services/manager/claim.h"
 #include "services/manager/job_work.h"
 #include "services/manager/registration.h"
 #include "services/manager/sql/manager.h"
@@ -216,20 +217,17 @@ static int put_undone(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err)
     const sp_msg_catalog_job_t *r = job->rec;
     for (size_t i = 0; i <= r->targets.n; i++) {
         sp_str_t id = i < r->targets.n ? r->targets.items[i].shard_id : r->source_shard_id;
-        const sp_catalog_shard_view_t *view = sp_catalog_shard(job->env.catalog, id);
-        if (!view || !sp_str_eqz(view->shard->job_id, job->id))
+        const sp_catalog_shard_view_t *view = claim_held(job->env.catalog, id, job->id);
+        bool target = i < r->targets.n;
+        if (!view)
             continue;
-        const char *key = key_shard(job->arena, id);
-        sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
-        if (i < r->targets.n && r->targets.items[i].registered_by_job) {
-            sp_catalog_txn_delete(txn, key);
+        if (!target || !r->targets.items[i].registered_by_job) {
+            claim_release(txn, job->arena, view, target ? SP_SHARD_STATUS_EMPTY : 0);
             continue;
         }
-        sp_msg_catalog_shard_t record = *view->shard;
-        record.job_id = (sp_str_t){0};
-        record.status = i < r->targets.n ? SP_SHARD_STATUS_EMPTY : record.status;
-        record.version++;
-        sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
+        const char *key = key_shard(job->arena, id);
+        sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
+        sp_catalog_txn_delete(txn, key);
     }
     return 0;
 }
