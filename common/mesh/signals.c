@@ -68,6 +68,15 @@ zloop_t *sp_mesh_loop(void)
     return loop;
 }
 
+int sp_mesh_poll(zloop_t *loop, int fd, zloop_fn *fn, void *arg, sp_error_t *err)
+{
+    zmq_pollitem_t item = {.fd = fd, .events = ZMQ_POLLIN};
+    if (zloop_poller(loop, &item, fn, arg) != 0)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the loop");
+    zloop_poller_set_tolerant(loop, &item);
+    return 0;
+}
+
 void sp_mesh_run(zloop_t *loop)
 {
     while (zloop_start(loop) == 0) {
@@ -90,14 +99,13 @@ int sp_signals_open(sp_signals_t **ret_self, zloop_t *loop, sp_signal_fn *on_sig
     self->loop = loop;
     self->on_signal = on_signal;
     self->arg = arg;
-    zmq_pollitem_t item = {.fd = self->fds[0], .events = ZMQ_POLLIN};
-    if (zloop_poller(loop, &item, on_readable, self) != 0) {
+    int rc = sp_mesh_poll(loop, self->fds[0], on_readable, self, err);
+    if (rc != 0) {
         close(self->fds[0]);
         close(self->fds[1]);
         free(self);
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "signals");
+        return rc;
     }
-    zloop_poller_set_tolerant(loop, &item);
     atomic_store(&pipe_fd, self->fds[1]);
     struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);

@@ -22,6 +22,8 @@ void sp_signals_close(sp_signals_t **self_p);
 void sp_mesh_setup(void);
 // A zloop that only its handlers end. NULL when memory runs out.
 zloop_t *sp_mesh_loop(void);
+// Calls fn when the descriptor can be read, and stays when it fails (a tolerant poller). SP_E_OUT_OF_MEMORY.
+int sp_mesh_poll(zloop_t *loop, int fd, zloop_fn *fn, void *arg, sp_error_t *err);
 // Runs the loop until a handler ends it (returns -1). zloop_start alone also ends whenever a signal interrupts its poll, before the
 // signal's own handler has been asked.
 void sp_mesh_run(zloop_t *loop);

@@ -1,35 +1,28 @@
 // Membership: a thread that keeps one lease alive, and under it the service's key and, for a leader, the leader's key.
 #include "common/store/member.h"
 
-#include <errno.h>
-#include <poll.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
+#include "common/store/keeper.h"
 #include "common/wire/wire.h"
 
 // A standby looks this often whether the leader's key is gone.
 enum { STANDBY_MS = 500, BACKOFF_MS = 100, BACKOFF_CAP_MS = 1000 };
 
 struct sp_member {
-    sp_store_t *store;        // the thread's
+    sp_keeper_t keeper;       // thread and its store; news: leadership changed
     char *key;                // services/<kind>/<id>
     char *record;             // the service as JSON
     char *id;                 // service id
     char *endpoint;           // for the leader's record
     int64_t ttl_ms;           // of the lease
     bool campaign;            // wants to lead
-    pthread_t thread;         // joined by stop
-    int stop_fd;              // eventfd: stop was asked
-    int news_fd;              // eventfd: leadership changed
     _Atomic int64_t lease;    // 0: none
     _Atomic int64_t epoch;    // of our leadership, 0 none; counts only until valid_ms
     _Atomic int64_t valid_ms; // monotonic: leadership ends here unless it is renewed
@@ -40,13 +33,6 @@ struct sp_member {
     sp_arena_t *arena;        // the thread's scratch
 };
 
-static void set_event(int fd)
-{
-    uint64_t one = 1;
-    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
-}
-
 // ---- leadership
 
 static void begin_leading(sp_member_t *self, int64_t epoch)
@@ -55,7 +41,7 @@ static void begin_leading(sp_member_t *self, int64_t epoch)
     self->leading = epoch;
     atomic_store(&self->epoch, epoch);
     sp_log(SP_LOG_INFO, "LEADER-ELECTED", "epoch", sp_log_fmt("%lld", (long long)epoch), NULL);
-    set_event(self->news_fd);
+    sp_keeper_tell(&self->keeper);
 }
 
 static void end_leading(sp_member_t *self, const char *why)
@@ -66,7 +52,7 @@ static void end_leading(sp_member_t *self, const char *why)
            "reason", why, NULL);
     self->leading = 0;
     atomic_store(&self->epoch, 0);
-    set_event(self->news_fd);
+    sp_keeper_tell(&self->keeper);
 }
 
 // Takes an epoch whose time is over away, and never gives it back: whoever has once been told that it does not lead must not hear
@@ -87,7 +73,7 @@ static void start_over(sp_member_t *self, const char *why)
     int64_t lease = atomic_exchange(&self->lease, 0);
     self->registered = false;
     if (lease != 0)
-        sp_store_lease_revoke(self->store, lease, NULL);
+        sp_store_lease_revoke(self->keeper.store, lease, NULL);
 }
 
 // ---- one round of the thread; each returns 0, or an error after which the round is tried again
@@ -96,7 +82,7 @@ static int grant(sp_member_t *self, sp_error_t *err)
 {
     int64_t sent_ms = sp_clock_mono_ms();
     int64_t lease = 0;
-    int rc = sp_store_lease_grant(self->store, self->ttl_ms / 1000, &lease, err);
+    int rc = sp_store_lease_grant(self->keeper.store, self->ttl_ms / 1000, &lease, err);
     if (rc != 0)
         return rc;
     self->renewed_ms = sent_ms;
@@ -108,7 +94,7 @@ static int renew(sp_member_t *self, sp_error_t *err)
 {
     int64_t sent_ms = sp_clock_mono_ms();
     bool alive = false;
-    int rc = sp_store_lease_keepalive(self->store, atomic_load(&self->lease), &alive, err);
+    int rc = sp_store_lease_keepalive(self->keeper.store, atomic_load(&self->lease), &alive, err);
     if (rc != 0)
         return rc;
     if (!alive) {
@@ -123,7 +109,7 @@ static int put_service(sp_member_t *self, sp_error_t *err)
 {
     sp_kv_t kv = {0};
     bool found = false, committed = false;
-    int rc = sp_store_get(self->store, sp_str(self->key), self->arena, &kv, &found, err);
+    int rc = sp_store_get(self->keeper.store, sp_str(self->key), self->arena, &kv, &found, err);
     if (rc != 0 || (found && self->registered) ||
         (found && kv.lease == atomic_load(&self->lease))) {
         self->registered = self->registered || rc == 0;
@@ -132,7 +118,7 @@ static int put_service(sp_member_t *self, sp_error_t *err)
     sp_op_t op = {.key = sp_str(self->key),
                   .value = sp_str(self->record),
                   .lease = atomic_load(&self->lease)};
-    rc = sp_store_txn(self->store, NULL, 0, &op, 1, &committed, NULL, err);
+    rc = sp_store_txn(self->keeper.store, NULL, 0, &op, 1, &committed, NULL, err);
     if (rc == SP_E_NOT_FOUND)
         start_over(self, "the lease has ended");
     if (rc == 0 && !self->registered)
@@ -156,7 +142,7 @@ static int campaign(sp_member_t *self, sp_error_t *err)
     bool committed = false;
     // Whether it was won, the next look at the key tells; so a lost answer does no harm.
     if (rc == 0)
-        rc = sp_store_txn(self->store, &absent, 1, &op, 1, &committed, NULL, err);
+        rc = sp_store_txn(self->keeper.store, &absent, 1, &op, 1, &committed, NULL, err);
     if (rc == SP_E_NOT_FOUND)
         start_over(self, "the lease has ended");
     sp_buf_free(&text);
@@ -169,7 +155,7 @@ static int look_at_leader(sp_member_t *self, bool may_campaign, sp_error_t *err)
 {
     sp_kv_t kv = {0};
     bool found = false;
-    int rc = sp_store_get(self->store, SP_STR("leader"), self->arena, &kv, &found, err);
+    int rc = sp_store_get(self->keeper.store, SP_STR("leader"), self->arena, &kv, &found, err);
     if (rc != 0)
         return rc;
     bool ours = found && kv.lease == atomic_load(&self->lease);
@@ -225,8 +211,7 @@ static void *run(void *arg)
     sp_member_t *self = arg;
     int failures = 0;
     int64_t wait_ms = 0;
-    for (struct pollfd fd = {.fd = self->stop_fd, .events = POLLIN};
-         poll(&fd, 1, (int)wait_ms) <= 0;) {
+    while (!sp_keeper_stopped_within(&self->keeper, wait_ms)) {
         sp_error_t err = {0};
         int rc = one_round(self, &err);
         if (err.code == SP_E_CANCELLED)
@@ -242,7 +227,7 @@ static void *run(void *arg)
             wait_ms = sp_random_backoff_ms(failures, BACKOFF_MS, BACKOFF_CAP_MS);
     }
     // Somebody else may lead at once.
-    sp_store_cancel_by(self->store, -1);
+    sp_store_cancel_by(self->keeper.store, -1);
     start_over(self, "it stops");
     return NULL;
 }
@@ -254,12 +239,7 @@ static char *copy(sp_str_t s)
 
 static void member_free(sp_member_t *self)
 {
-    sp_store_close(&self->store);
     sp_arena_destroy(&self->arena);
-    if (self->stop_fd >= 0)
-        close(self->stop_fd);
-    if (self->news_fd >= 0)
-        close(self->news_fd);
     free(self->key);
     free(self->record);
     free(self->id);
@@ -269,8 +249,6 @@ static void member_free(sp_member_t *self)
 
 static int fill(sp_member_t *self, const sp_msg_service_t *service, sp_error_t *err)
 {
-    self->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    self->news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     self->arena = sp_arena_new(0);
     self->id = copy(service->id);
     self->endpoint = copy(service->endpoint);
@@ -284,8 +262,7 @@ static int fill(sp_member_t *self, const sp_msg_service_t *service, sp_error_t *
     if (asprintf(&self->key, "services/%.*s/%.*s", SP_STR_ARG(service->kind),
                  SP_STR_ARG(service->id)) < 0)
         self->key = NULL;
-    if (self->stop_fd < 0 || self->news_fd < 0 || !self->arena || !self->id || !self->record ||
-        !self->key)
+    if (!self->arena || !self->id || !self->record || !self->key)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "membership");
     return 0;
 }
@@ -307,12 +284,7 @@ int sp_member_start(sp_member_t **ret_self, const sp_store_options_t *options,
         quick.timeout_ms = options->timeout_ms;
     int rc = fill(self, service, err);
     if (rc == 0)
-        rc = sp_store_open_etcd(&self->store, &quick, err);
-    if (rc == 0) {
-        sp_store_cancel_by(self->store, self->stop_fd);
-        if (pthread_create(&self->thread, NULL, run, self) != 0)
-            rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "membership");
-    }
+        rc = sp_keeper_start(&self->keeper, &quick, NULL, run, self, err);
     if (rc != 0) {
         member_free(self);
         return rc;
@@ -325,8 +297,7 @@ void sp_member_stop(sp_member_t **self_p)
 {
     if (!self_p || !*self_p)
         return;
-    set_event((*self_p)->stop_fd);
-    pthread_join((*self_p)->thread, NULL);
+    sp_keeper_stop(&(*self_p)->keeper);
     member_free(*self_p);
     *self_p = NULL;
 }
@@ -335,7 +306,7 @@ int64_t sp_member_epoch(const sp_member_t *self)
 {
     // By the clock, too: the thread may hang, or the whole process may have been stopped.
     if (expire((sp_member_t *)self))
-        set_event(self->news_fd);
+        sp_keeper_tell(&self->keeper);
     return atomic_load(&self->epoch);
 }
 
@@ -346,12 +317,10 @@ int64_t sp_member_lease(const sp_member_t *self)
 
 int sp_member_fd(const sp_member_t *self)
 {
-    return self->news_fd;
+    return self->keeper.news_fd;
 }
 
 void sp_member_drain(sp_member_t *self)
 {
-    uint64_t count;
-    while (read(self->news_fd, &count, sizeof count) < 0 && errno == EINTR)
-        ;
+    sp_keeper_heed(&self->keeper);
 }

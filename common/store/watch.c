@@ -1,18 +1,15 @@
 // Watch: a thread that keeps one whole, linearizable snapshot of a prefix up to date. The stream only wakes it: what changed is
 // always read by a list, so an event that etcd lost, repeated or sent late can do no harm; and each second of silence is checked
 // by a read of the store's revision.
-#include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
+#include "common/store/keeper.h"
 #include "common/store/store_impl.h"
 
 // Lists closer than GAP_MS to each other become one: a burst of changes is one snapshot.
@@ -26,12 +23,9 @@ enum {
 #define SNAPSHOT_LIMIT ((size_t)256 * 1024 * 1024)
 
 struct sp_watch {
-    sp_store_t *store;        // the thread's
+    sp_keeper_t keeper;       // thread and its store; news: a snapshot waits
     char *prefix;             // owned
     int relist_ms;            // at least this often
-    pthread_t thread;         // joined by stop
-    int stop_fd;              // eventfd: readable once stop was asked
-    int news_fd;              // eventfd: readable while a snapshot waits
     _Atomic int64_t heard_ms; // when the store last answered, monotonic; 0 never
     pthread_mutex_t lock;     // for the three below
     sp_arena_t *arena;        // of `list`
@@ -42,20 +36,6 @@ struct sp_watch {
     int64_t revision;         // the thread's: of its last list
     bool down;                // the thread's: the store did not answer last time
 };
-
-static void set_event(int fd)
-{
-    uint64_t one = 1;
-    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
-}
-
-static void clear_event(int fd)
-{
-    uint64_t count;
-    while (read(fd, &count, sizeof count) < 0 && errno == EINTR)
-        ;
-}
 
 static void heard(sp_watch_t *self)
 {
@@ -95,7 +75,7 @@ static void publish(sp_watch_t *self, sp_arena_t *arena, const sp_kv_list_t *lis
     pthread_mutex_unlock(&self->lock);
     sp_arena_destroy(&old);
     if (news)
-        set_event(self->news_fd);
+        sp_keeper_tell(&self->keeper);
 }
 
 // The last snapshot with the changes merged in; false when a key is gone (the counts differ) or it does not fit.
@@ -136,13 +116,13 @@ static int read_snapshot(sp_watch_t *self, bool whole, sp_arena_t *arena, sp_kv_
     if (!whole && self->arena) {
         sp_kv_list_t changes;
         size_t count;
-        int rc = self->store->ops->changes(self->store, sp_str(self->prefix), self->revision, arena,
-                                           &changes, &count, err);
+        int rc = self->keeper.store->ops->changes(self->keeper.store, sp_str(self->prefix),
+                                                  self->revision, arena, &changes, &count, err);
         if (rc != 0 || merge(&self->list, &changes, count, arena, ret_list))
             return rc;
         sp_arena_reset(arena);
     }
-    return sp_store_list(self->store, sp_str(self->prefix), arena, ret_list, err);
+    return sp_store_list(self->keeper.store, sp_str(self->prefix), arena, ret_list, err);
 }
 
 static bool list_now(sp_watch_t *self, bool whole)
@@ -176,7 +156,7 @@ static bool probe(sp_watch_t *self)
 {
     sp_error_t err = {0};
     int64_t revision;
-    if (self->store->ops->revision(self->store, &revision, &err) != 0) {
+    if (self->keeper.store->ops->revision(self->keeper.store, &revision, &err) != 0) {
         unheard(self, &err);
         return false;
     }
@@ -188,27 +168,21 @@ static bool probe(sp_watch_t *self)
     return true;
 }
 
-// Waits unless stop is asked: then true.
-static bool stopped_within(sp_watch_t *self, int64_t ms)
-{
-    struct pollfd fd = {.fd = self->stop_fd, .events = POLLIN};
-    return poll(&fd, 1, ms > 0 ? (int)ms : 0) > 0;
-}
-
 // Follows one stream until it is lost or stop is asked.
 static void follow(sp_watch_t *self)
 {
-    const sp_store_ops_t *ops = self->store->ops;
+    const sp_store_ops_t *ops = self->keeper.store->ops;
     sp_error_t err = {0};
-    if (ops->watch_begin(self->store, sp_str(self->prefix), self->revision + 1, &err) != 0) {
+    if (ops->watch_begin(self->keeper.store, sp_str(self->prefix), self->revision + 1, &err) != 0) {
         unheard(self, &err);
         return;
     }
     for (bool going = true; going;) {
-        switch (
-            ops->watch_wait(self->store, PROBE_MS < self->relist_ms ? PROBE_MS : self->relist_ms)) {
+        switch (ops->watch_wait(self->keeper.store,
+                                PROBE_MS < self->relist_ms ? PROBE_MS : self->relist_ms)) {
         case SP_NEWS_CHANGED:
-            going = !stopped_within(self, self->listed_ms + GAP_MS - sp_clock_mono_ms()) &&
+            going = !sp_keeper_stopped_within(&self->keeper,
+                                              self->listed_ms + GAP_MS - sp_clock_mono_ms()) &&
                     list_now(self, sp_clock_mono_ms() - self->whole_ms >= self->relist_ms);
             break;
         case SP_NEWS_NONE:
@@ -220,36 +194,30 @@ static void follow(sp_watch_t *self)
             break;
         }
     }
-    ops->watch_end(self->store);
+    ops->watch_end(self->keeper.store);
 }
 
 static void *run(void *arg)
 {
     sp_watch_t *self = arg;
     int failures = 0;
-    while (!stopped_within(self, failures
-                                     ? sp_random_backoff_ms(failures, BACKOFF_MS, BACKOFF_CAP_MS)
-                                     : 0)) {
+    int64_t wait_ms = 0;
+    while (!sp_keeper_stopped_within(&self->keeper, wait_ms)) {
         int64_t began_ms = sp_clock_mono_ms();
-        if (!list_now(self, true)) {
-            failures++;
-            continue;
-        }
-        follow(self);
+        bool listed = list_now(self, true);
+        if (listed)
+            follow(self);
         // A stream that ends at once, again and again, must not become a busy loop.
-        failures = sp_clock_mono_ms() - began_ms < PROBE_MS ? failures + 1 : 0;
+        bool lasted = listed && sp_clock_mono_ms() - began_ms >= PROBE_MS;
+        failures = lasted ? 0 : failures + 1;
+        wait_ms = lasted ? 0 : sp_random_backoff_ms(failures, BACKOFF_MS, BACKOFF_CAP_MS);
     }
     return NULL;
 }
 
 static void watch_free(sp_watch_t *self)
 {
-    sp_store_close(&self->store);
     sp_arena_destroy(&self->arena);
-    if (self->stop_fd >= 0)
-        close(self->stop_fd);
-    if (self->news_fd >= 0)
-        close(self->news_fd);
     pthread_mutex_destroy(&self->lock);
     free(self->prefix);
     free(self);
@@ -264,20 +232,9 @@ int sp_watch_start(sp_watch_t **ret_self, const sp_store_options_t *etcd_options
     pthread_mutex_init(&self->lock, NULL);
     self->relist_ms = relist_ms > 0 ? relist_ms : DEFAULT_RELIST_MS;
     self->prefix = strdup(prefix);
-    self->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    self->news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int rc = 0;
-    if (!self->prefix || self->stop_fd < 0 || self->news_fd < 0)
-        rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "watch");
-    else if (etcd_options)
-        rc = sp_store_open_etcd(&self->store, etcd_options, err);
-    else
-        rc = sp_store_open_memory(&self->store, memory_name, err);
-    if (rc == 0) {
-        self->store->ops->cancel_by(self->store, self->stop_fd);
-        if (pthread_create(&self->thread, NULL, run, self) != 0)
-            rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "a watch cannot start");
-    }
+    int rc = self->prefix
+                 ? sp_keeper_start(&self->keeper, etcd_options, memory_name, run, self, err)
+                 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "watch");
     if (rc != 0) {
         watch_free(self);
         return rc;
@@ -290,21 +247,20 @@ void sp_watch_stop(sp_watch_t **self_p)
 {
     if (!self_p || !*self_p)
         return;
-    set_event((*self_p)->stop_fd);
-    pthread_join((*self_p)->thread, NULL);
+    sp_keeper_stop(&(*self_p)->keeper);
     watch_free(*self_p);
     *self_p = NULL;
 }
 
 int sp_watch_fd(const sp_watch_t *self)
 {
-    return self->news_fd;
+    return self->keeper.news_fd;
 }
 
 bool sp_watch_take(sp_watch_t *self, sp_arena_t *arena, sp_kv_list_t *ret_list)
 {
     // Cleared first: what is published meanwhile sets it again.
-    clear_event(self->news_fd);
+    sp_keeper_heed(&self->keeper);
     pthread_mutex_lock(&self->lock);
     bool taken = self->fresh;
     if (taken) {

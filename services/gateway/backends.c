@@ -5,6 +5,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/mesh/signals.h"
 #include "schemas/catalog.h"
 
 #define RELIST_MS 30000
@@ -383,14 +384,16 @@ int sp_backends_open(sp_backends_t **ret_self, zloop_t *loop, const sp_store_opt
     if (rc == 0) {
         rc = sp_watch_start(&self->leader, store, NULL, "leader", RELIST_MS, err);
     }
+    if (rc == 0) {
+        rc = sp_mesh_poll(loop, sp_watch_fd(self->services), on_services, self, err);
+    }
+    if (rc == 0) {
+        rc = sp_mesh_poll(loop, sp_watch_fd(self->leader), on_leader, self, err);
+    }
     if (rc != 0) {
         sp_backends_close(&self);
         return rc;
     }
-    zmq_pollitem_t services = {.fd = sp_watch_fd(self->services), .events = ZMQ_POLLIN};
-    zmq_pollitem_t leader = {.fd = sp_watch_fd(self->leader), .events = ZMQ_POLLIN};
-    zloop_poller(loop, &services, on_services, self);
-    zloop_poller(loop, &leader, on_leader, self);
     self->tick = zloop_timer(loop, 1000, 0, on_tick, self);
     *ret_self = self;
     return 0;

@@ -165,22 +165,18 @@ static int open_http(sp_gateway_t *self, sp_error_t *err)
     return sp_http_open(&self->http, self->loop, &options, &handlers, err);
 }
 
-static int register_service(sp_gateway_t *self, const sp_store_options_t *store, sp_error_t *err)
+static int register_service(sp_gateway_t *self, sp_error_t *err)
 {
-    sp_msg_service_t service = {.kind = SP_STR("gateway"),
-                                .id = sp_str(self->service_id),
-                                .metrics_endpoint = sp_str(sp_http_endpoint(self->http)),
-                                .version = sp_str(sp_config_version()),
-                                .started_ms = sp_clock_wall_ms(),
-                                .has_started_ms = true};
-    return sp_member_start(&self->member, store, &service, LEASE_TTL_S, false, err);
+    sp_service_t service = {.kind = "gateway",
+                            .metrics = sp_http_endpoint(self->http),
+                            .lease_ttl_s = LEASE_TTL_S};
+    return sp_service_join(&self->member, self->config, &service, err);
 }
 
 static int start(sp_gateway_t *self, sp_error_t *err)
 {
     const sp_config_t *c = self->config;
-    sp_store_options_t store = {.prefix = sp_config_str(c, "metadata_prefix")};
-    store.endpoints = sp_config_list(c, "metadata_endpoints", &store.n);
+    sp_store_options_t store = sp_service_store(c);
     self->loop = sp_mesh_loop();
     self->metrics = sp_metrics_new("gateway", self->service_id);
     if (self->loop == NULL || self->metrics == NULL) {
@@ -194,7 +190,7 @@ static int start(sp_gateway_t *self, sp_error_t *err)
         (rc = sp_events_open(&self->events, self->loop, (int)sp_config_int(c, "max_event_clients"),
                              err)) != 0 ||
         (rc = sp_backends_open(&self->backends, self->loop, &store, on_services, self, err)) != 0 ||
-        (rc = open_http(self, err)) != 0 || (rc = register_service(self, &store, err)) != 0) {
+        (rc = open_http(self, err)) != 0 || (rc = register_service(self, err)) != 0) {
         return rc;
     }
     self->tick = zloop_timer(self->loop, TICK_MS, 0, on_tick, self);

@@ -6,7 +6,7 @@
 
 #include "common/config/config.h"
 #include "common/mesh/signals.h"
-#include "common/store/member.h"
+#include "common/store/service.h"
 #include "common/telemetry/listener.h"
 #include "common/telemetry/metrics.h"
 #include "services/gateway/backends.h"

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "services/health/guards.h"
 #include "services/health/prober.h"
@@ -173,30 +172,17 @@ static int open_actors(health_t *self, const sp_store_options_t *store, sp_error
 static int open_catalog(health_t *self, const sp_store_options_t *store, sp_error_t *err)
 {
     int rc = sp_watch_start(&self->watch, store, NULL, "", RELIST_MS, err);
+    if (rc == SP_OK)
+        rc = sp_mesh_poll(self->loop, sp_watch_fd(self->watch), on_watch, self, err);
     if (rc)
         return rc;
-    zmq_pollitem_t item = {.fd = sp_watch_fd(self->watch), .events = ZMQ_POLLIN};
-    if (zloop_poller(self->loop, &item, on_watch, self))
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the loop");
-    zloop_poller_set_tolerant(self->loop, &item);
-    char endpoint[300], events[300], metrics[300];
-    sp_config_advertised(self->config, sp_server_endpoint(self->server), endpoint, sizeof endpoint);
-    sp_config_advertised(self->config,
-                         self->publisher ? sp_publisher_endpoint(self->publisher) : "", events,
-                         sizeof events);
-    const char *probes = sp_listener_endpoint(self->listener);
-    sp_config_advertised(self->config, probes ? probes : "", metrics, sizeof metrics);
-    sp_msg_service_t service = {.kind = SP_STR("health"),
-                                .id = sp_str(self->service_id),
-                                .endpoint = sp_str(endpoint),
-                                .version = sp_str(sp_config_version()),
-                                .started_ms = sp_clock_wall_ms(),
-                                .has_started_ms = true};
-    if (*events)
-        service.events_endpoint = sp_str(events);
-    if (*metrics)
-        service.metrics_endpoint = sp_str(metrics);
-    return sp_member_start(&self->member, store, &service, LEASE_S, false, err);
+    sp_service_t service = {.kind = "health",
+                            .endpoint = sp_server_endpoint(self->server),
+                            .events =
+                                self->publisher ? sp_publisher_endpoint(self->publisher) : NULL,
+                            .metrics = sp_listener_endpoint(self->listener),
+                            .lease_ttl_s = LEASE_S};
+    return sp_service_join(&self->member, self->config, &service, err);
 }
 
 static int open_sockets(health_t *self, sp_error_t *err)
@@ -231,11 +217,7 @@ static int open_all(health_t *self, sp_error_t *err)
     rc = sp_signals_open(&self->signals, self->loop, NULL, NULL, err);
     if (rc == SP_OK)
         rc = open_sockets(self, err);
-    size_t n = 0;
-    const char *const *endpoints = sp_config_list(self->config, "metadata_endpoints", &n);
-    sp_store_options_t store = {.endpoints = endpoints,
-                                .n = n,
-                                .prefix = sp_config_str(self->config, "metadata_prefix")};
+    sp_store_options_t store = sp_service_store(self->config);
     if (rc == SP_OK)
         rc = open_actors(self, &store, err);
     if (rc == SP_OK)

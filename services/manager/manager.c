@@ -98,33 +98,15 @@ static bool is_ready(void *arg, char *reason, size_t size)
     return false;
 }
 
-static int poll_fd(manager_t *m, int fd, zloop_fn *fn)
-{
-    zmq_pollitem_t item = {.fd = fd, .events = ZMQ_POLLIN};
-    if (zloop_poller(m->loop, &item, fn, m) != 0)
-        return -1;
-    zloop_poller_set_tolerant(m->loop, &item);
-    return 0;
-}
-
 static int start_member(manager_t *m, sp_error_t *err)
 {
-    char endpoint[256], events[256];
-    sp_config_advertised(m->settings.config, sp_server_endpoint(m->server), endpoint,
-                         sizeof endpoint);
-    sp_config_advertised(m->settings.config, sp_publisher_endpoint(m->publisher), events,
-                         sizeof events);
-    const char *metrics = sp_listener_endpoint(m->listener);
-    sp_msg_service_t service = {.kind = SP_STR("manager"),
-                                .id = sp_str(m->settings.service_id),
-                                .endpoint = sp_str(endpoint),
-                                .events_endpoint = sp_str(events),
-                                .metrics_endpoint = sp_str(metrics),
-                                .version = sp_str(sp_config_version()),
-                                .started_ms = sp_clock_wall_ms(),
-                                .has_started_ms = true};
-    return sp_member_start(&m->settings.member, &m->settings.store, &service,
-                           (int)m->settings.lease_ttl_s, true, err);
+    sp_service_t service = {.kind = "manager",
+                            .endpoint = sp_server_endpoint(m->server),
+                            .events = sp_publisher_endpoint(m->publisher),
+                            .metrics = sp_listener_endpoint(m->listener),
+                            .lease_ttl_s = (int)m->settings.lease_ttl_s,
+                            .campaign = true};
+    return sp_service_join(&m->settings.member, m->settings.config, &service, err);
 }
 
 static int open_all(manager_t *m, sp_error_t *err)
@@ -156,10 +138,12 @@ static int open_all(manager_t *m, sp_error_t *err)
         rc = sp_watch_start(&m->watch, &m->settings.store, NULL, "", RELIST_MS, err);
     if (rc == 0)
         rc = start_member(m, err);
+    if (rc == 0)
+        rc = sp_mesh_poll(m->loop, sp_watch_fd(m->watch), on_watch, m, err);
+    if (rc == 0)
+        rc = sp_mesh_poll(m->loop, sp_member_fd(m->settings.member), on_member, m, err);
     if (rc == 0 &&
-        (poll_fd(m, sp_watch_fd(m->watch), on_watch) != 0 ||
-         poll_fd(m, sp_member_fd(m->settings.member), on_member) != 0 ||
-         zloop_timer(m->loop, (size_t)(m->settings.heartbeat_ms / 2), 0, on_beat, m) < 0 ||
+        (zloop_timer(m->loop, (size_t)(m->settings.heartbeat_ms / 2), 0, on_beat, m) < 0 ||
          zloop_timer(m->loop, 1000, 0, on_second, m) < 0))
         rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "loop");
     return rc;

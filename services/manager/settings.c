@@ -29,8 +29,7 @@ void settings_read(const sp_config_t *config, settings_t *ret_settings)
     settings_t *s = ret_settings;
     *s = (settings_t){.config = config};
     snprintf(s->service_id, sizeof s->service_id, "%s", sp_config_str(config, "service_id"));
-    s->store.endpoints = sp_config_list(config, "metadata_endpoints", &s->store.n);
-    s->store.prefix = sp_config_str(config, "metadata_prefix");
+    s->store = sp_service_store(config);
     s->lease_ttl_s = sp_config_int(config, "lease_ttl_s");
     s->heartbeat_ms = sp_config_int(config, "heartbeat_ms");
     s->pages_per_range = sp_config_int(config, "copy_pages_per_range");

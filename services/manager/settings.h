@@ -4,8 +4,7 @@
 
 #include "common/base/seal.h"
 #include "common/config/config.h"
-#include "common/store/member.h"
-#include "common/store/store.h"
+#include "common/store/service.h"
 
 typedef struct settings {
     const sp_config_t *config;     // owns the strings

@@ -10,7 +10,7 @@
 #include "common/mesh/mesh.h"
 #include "common/mesh/signals.h"
 #include "common/store/catalog.h"
-#include "common/store/member.h"
+#include "common/store/service.h"
 #include "common/telemetry/listener.h"
 #include "services/resharder/task_table.h"
 

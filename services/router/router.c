@@ -231,32 +231,19 @@ static bool is_ready(void *arg, char *reason, size_t reason_size)
 
 static int open_catalog(router_t *self, sp_error_t *err)
 {
-    char endpoint[300], events[300] = "";
-    size_t n = 0;
-    const char *const *endpoints = sp_config_list(self->config, "metadata_endpoints", &n);
-    sp_store_options_t store = {.endpoints = endpoints,
-                                .n = n,
-                                .prefix = sp_config_str(self->config, "metadata_prefix")};
+    sp_store_options_t store = sp_service_store(self->config);
     int rc = sp_watch_start(&self->watch, &store, NULL, "", RELIST_MS, err);
+    if (rc == 0)
+        rc = sp_mesh_poll(self->loop, sp_watch_fd(self->watch), on_watch, self, err);
     if (rc != 0)
         return rc;
-    zmq_pollitem_t item = {.fd = sp_watch_fd(self->watch), .events = ZMQ_POLLIN};
-    if (zloop_poller(self->loop, &item, on_watch, self) != 0)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the loop");
-    zloop_poller_set_tolerant(self->loop, &item);
-    sp_config_advertised(self->config, sp_server_endpoint(self->server), endpoint, sizeof endpoint);
-    if (self->publisher != NULL)
-        sp_config_advertised(self->config, sp_publisher_endpoint(self->publisher), events,
-                             sizeof events);
-    sp_msg_service_t service = {.kind = SP_STR("router"),
-                                .id = sp_str(sp_config_str(self->config, "service_id")),
-                                .endpoint = sp_str(endpoint),
-                                .events_endpoint = sp_str(events[0] != 0 ? events : NULL),
-                                .metrics_endpoint = sp_str(sp_listener_endpoint(self->listener)),
-                                .version = sp_str(sp_config_version()),
-                                .started_ms = sp_clock_wall_ms(),
-                                .has_started_ms = true};
-    return sp_member_start(&self->member, &store, &service, LEASE_S, false, err);
+    sp_service_t service = {.kind = "router",
+                            .endpoint = sp_server_endpoint(self->server),
+                            .events =
+                                self->publisher ? sp_publisher_endpoint(self->publisher) : NULL,
+                            .metrics = sp_listener_endpoint(self->listener),
+                            .lease_ttl_s = LEASE_S};
+    return sp_service_join(&self->member, self->config, &service, err);
 }
 
 static int open_sockets(router_t *self, sp_error_t *err)
