@@ -73,13 +73,13 @@ deps: ## install what build, tests and demo need (quiet when nothing is missing)
 gen: $(GEN_C) $(GEN_SQL) ## field tables, error lists and embedded SQL
 
 # ---- generated sources: one run of the generator makes all
-$(GEN)/.schemas: $(SCHEMAS) tools/schemagen.py
+$(GEN)/.schemas: $(SCHEMAS) tools/schemagen.py tools/c_escape.py
 	@mkdir -p $(GEN)/schemas
 	@echo "  GEN  $(GEN)/schemas"
 	$(Q)$(PYTHON) tools/schemagen.py --schemas schemas --out $(GEN)/schemas
 	@touch $@
 $(GEN_C) $(GEN_H): $(GEN)/.schemas ;
-$(GEN)/%.h: %.sql tools/sqlgen.py
+$(GEN)/%.h: %.sql tools/sqlgen.py tools/c_escape.py
 	@mkdir -p $(@D)
 	$(Q)$(PYTHON) tools/sqlgen.py $< $@
 

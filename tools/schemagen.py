@@ -14,6 +14,7 @@ import re
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from c_escape import c_escape  # noqa: E402
 
 INT64_MIN, INT64_MAX = -(2 ** 63), 2 ** 63 - 1
 FIELDS_MAX = 64  # SP_WIRE_MAX_FIELDS in common/wire/field.h
@@ -193,11 +194,7 @@ def validate(model):
 # ---- C
 
 def c_string(text):
-    out = []
-    for byte in text.encode():
-        char = chr(byte)
-        out.append("\\" + char if char in '"\\?' else char if 32 <= byte < 127 else f"\\{byte:03o}")
-    return '"' + "".join(out) + '"'
+    return f'"{c_escape(text)}"'
 
 
 def c_int(value):

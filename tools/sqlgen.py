@@ -8,17 +8,15 @@ import pathlib
 import re
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from c_escape import c_escape  # noqa: E402
+
 SECTION = re.compile(r"^--\s*name:\s*(\S+)\s*$")
 NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
 
 def c_line(text):
-    """One line of SQL as a C string literal; bytes outside ASCII become octal escapes of exactly three digits."""
-    out = []
-    for byte in text.encode():
-        char = chr(byte)
-        out.append("\\" + char if char in '"\\?' else char if 32 <= byte < 127 else f"\\{byte:03o}")
-    return '    "' + "".join(out) + '\\n"'
+    return f'    "{c_escape(text)}\\n"'
 
 
 def sections(text, fallback):

@@ -93,8 +93,7 @@ const char *sp_job_state_name(int state); // "precopy"; "unknown" for none
 const char *sp_job_mode_name(int mode);   // "forward"
 const char *sp_job_event_name(int event); // "caught_up"
 
-// The table as docs/job-states.md (with a Mermaid diagram) and as JSON.
+// The table as docs/job-states.md (with a Mermaid diagram).
 void sp_job_print_markdown(sp_buf_t *out);
-void sp_job_print_json(sp_buf_t *out);
 
 #endif

@@ -1,4 +1,4 @@
-// The table as a page for people, with a diagram, and as JSON.
+// The table as a page for people, with a diagram.
 #include <string.h>
 
 #include "common/job/job_fsm.h"
@@ -70,19 +70,4 @@ void sp_job_print_markdown(sp_buf_t *out)
                       retry ? "retry " : "", finalize ? "finalize " : "",
                       cancel || retry || finalize ? "" : "-");
     }
-}
-
-void sp_job_print_json(sp_buf_t *out)
-{
-    sp_buf_addz(out, "[");
-    for (size_t i = 0; i < sp_job_rows_n; i++) {
-        const sp_job_row_t *r = &sp_job_rows[i];
-        sp_buf_printf(out,
-                      "%s\n  {\"from\": \"%s\", \"from_mode\": \"%s\", \"event\": \"%s\", \"to\": "
-                      "\"%s\", \"to_mode\": \"%s\", \"step\": \"%s\", \"comment\": \"%s\"}",
-                      i ? "," : "", sp_job_state_name(r->from), sp_job_mode_name(r->from_mode),
-                      sp_job_event_name(r->event), sp_job_state_name(r->to),
-                      sp_job_mode_name(r->to_mode), r->step, r->comment);
-    }
-    sp_buf_addz(out, "\n]\n");
 }

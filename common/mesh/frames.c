@@ -105,6 +105,27 @@ static int64_t peek_version(const unsigned char *p, size_t len)
     return -1;
 }
 
+sp_msg_envelope_t sp_frames_stamp(int64_t generation, int64_t epoch, int64_t ring_version)
+{
+    return (sp_msg_envelope_t){.generation = generation,
+                               .has_generation = true,
+                               .epoch = epoch,
+                               .has_epoch = true,
+                               .ring_version = ring_version,
+                               .has_ring_version = true};
+}
+
+void sp_frames_inherit(sp_msg_envelope_t *envelope, const sp_msg_envelope_t *from_or_null)
+{
+    if (!from_or_null)
+        return;
+    envelope->request_id = from_or_null->request_id;
+    envelope->traceparent = from_or_null->traceparent;
+    envelope->client_id = from_or_null->client_id;
+    envelope->sequence = from_or_null->sequence;
+    envelope->has_sequence = from_or_null->has_sequence;
+}
+
 int sp_frames_decode_envelope(const void *data, size_t len, sp_arena_t *arena,
                               sp_msg_envelope_t *ret_envelope, sp_error_t *err)
 {

@@ -46,6 +46,10 @@ size_t sp_frames_size(sp_frames_t *self, int i);
 int sp_frames_send(void *zmq_socket, zframe_t *identity, const sp_buf_t *first,
                    const sp_buf_t *second, sp_error_t *err);
 
+// An envelope that says nothing but who speaks, and as of when.
+sp_msg_envelope_t sp_frames_stamp(int64_t generation, int64_t epoch, int64_t ring_version);
+// Takes over what a caller may choose: request id, trace, client and sequence.
+void sp_frames_inherit(sp_msg_envelope_t *envelope, const sp_msg_envelope_t *from_or_null);
 // Decodes the envelope frame; like decode, but tells another protocol version from a malformed frame.
 int sp_frames_decode_envelope(const void *data, size_t len, sp_arena_t *arena,
                               sp_msg_envelope_t *ret_envelope, sp_error_t *err);

@@ -107,13 +107,7 @@ int sp_line_call(sp_line_t *self, const sp_schema_t *schema, const void *body,
 {
     int64_t deadline_ms = sp_clock_mono_ms() + timeout_ms;
     sp_msg_envelope_t envelope = {0};
-    if (envelope_or_null) {
-        envelope.request_id = envelope_or_null->request_id;
-        envelope.traceparent = envelope_or_null->traceparent;
-        envelope.client_id = envelope_or_null->client_id;
-        envelope.sequence = envelope_or_null->sequence;
-        envelope.has_sequence = envelope_or_null->has_sequence;
-    }
+    sp_frames_inherit(&envelope, envelope_or_null);
     char request_id[65];
     sp_random_id(request_id, 16);
     if (envelope.request_id.ptr && envelope.request_id.len > 0)

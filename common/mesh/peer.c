@@ -228,13 +228,7 @@ int sp_peer_call(sp_peer_t *self, const sp_schema_t *schema, const void *body,
     if (!c)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "call");
     sp_msg_envelope_t envelope = self->stamp;
-    if (envelope_or_null) {
-        envelope.request_id = envelope_or_null->request_id;
-        envelope.traceparent = envelope_or_null->traceparent;
-        envelope.client_id = envelope_or_null->client_id;
-        envelope.sequence = envelope_or_null->sequence;
-        envelope.has_sequence = envelope_or_null->has_sequence;
-    }
+    sp_frames_inherit(&envelope, envelope_or_null);
     choose_id(self, envelope.request_id, c->request_id);
     envelope.request_id = sp_str(c->request_id);
     envelope.deadline_ms = timeout_ms;
@@ -384,12 +378,7 @@ void sp_peer_close(sp_peer_t **self_p)
 
 void sp_peer_stamp(sp_peer_t *self, int64_t generation, int64_t epoch, int64_t ring_version)
 {
-    self->stamp = (sp_msg_envelope_t){.generation = generation,
-                                      .has_generation = true,
-                                      .epoch = epoch,
-                                      .has_epoch = true,
-                                      .ring_version = ring_version,
-                                      .has_ring_version = true};
+    self->stamp = sp_frames_stamp(generation, epoch, ring_version);
 }
 
 int64_t sp_peer_heard_ms(const sp_peer_t *self)

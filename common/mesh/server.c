@@ -449,10 +449,5 @@ void sp_server_stats(const sp_server_t *self, sp_server_stats_t *ret_stats)
 
 void sp_server_stamp(sp_server_t *self, int64_t generation, int64_t epoch, int64_t ring_version)
 {
-    self->stamp = (sp_msg_envelope_t){.generation = generation,
-                                      .has_generation = true,
-                                      .epoch = epoch,
-                                      .has_epoch = true,
-                                      .ring_version = ring_version,
-                                      .has_ring_version = true};
+    self->stamp = sp_frames_stamp(generation, epoch, ring_version);
 }

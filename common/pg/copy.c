@@ -82,33 +82,40 @@ int sp_pg_copy_end(sp_pg_t *self, const char *error_or_null, int64_t *ret_rows, 
     return rc;
 }
 
+int sp_pg_copy_take(sp_pg_t *self, int64_t deadline, int *ret_len, sp_error_t *err)
+{
+    PQfreemem(self->copy_data);
+    self->copy_data = NULL;
+    if (self->broken)
+        return sp_pg_lost(self, err);
+    int len = PQgetCopyData(self->conn, &self->copy_data, 1);
+    if (len == -2)
+        return sp_pg_lost(self, err);
+    if (len == -1) { // the end, or an error that the results tell
+        PGresult *result = NULL;
+        int rc = sp_pg_collect(self, deadline, &result, err);
+        PQclear(result);
+        if (rc != 0)
+            return rc;
+    }
+    *ret_len = len;
+    return 0;
+}
+
 int sp_pg_copy_get(sp_pg_t *self, const char **ret_data, int *ret_len, sp_error_t *err)
 {
     int64_t deadline = sp_pg_deadline(self);
-    PQfreemem(self->copy_data);
-    self->copy_data = NULL;
     for (;;) {
-        if (self->broken)
-            return sp_pg_lost(self, err);
-        int len = PQgetCopyData(self->conn, &self->copy_data, 1);
-        if (len > 0) {
-            *ret_data = self->copy_data;
+        int len = 0;
+        int rc = sp_pg_copy_take(self, deadline, &len, err);
+        if (rc != 0)
+            return rc;
+        if (len != 0) {
+            *ret_data = self->copy_data; // NULL at the end
             *ret_len = len;
             return 0;
         }
-        if (len == -2)
-            return sp_pg_lost(self, err);
-        if (len == -1) { // the end, or an error that the results tell
-            PGresult *result = NULL;
-            int rc = sp_pg_collect(self, deadline, &result, err);
-            PQclear(result);
-            if (rc == 0) {
-                *ret_data = NULL;
-                *ret_len = -1;
-            }
-            return rc;
-        }
-        int rc = sp_pg_wait(self, POLLIN, deadline, err);
+        rc = sp_pg_wait(self, POLLIN, deadline, err);
         if (rc != 0) {
             self->broken = true; // rows are on their way: nothing else can be asked here
             return rc;

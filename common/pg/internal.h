@@ -27,6 +27,9 @@ int sp_pg_flush(sp_pg_t *self, int64_t deadline, sp_error_t *err);
 int sp_pg_lost(sp_pg_t *self, sp_error_t *err); // marks broken; pg_connection
 // Reads all results of the running command. *ret_result is the last one, NULL, or the one that shows a COPY state.
 int sp_pg_collect(sp_pg_t *self, int64_t deadline, PGresult **ret_result, sp_error_t *err);
+// Takes a message of a COPY into copy_data without waiting: *ret_len is its length, 0 when none is there yet, -1 at the end (an error
+// that ended it is returned).
+int sp_pg_copy_take(sp_pg_t *self, int64_t deadline, int *ret_len, sp_error_t *err);
 int sp_pg_abandoned(sp_pg_t *self,
                     int rc); // cancels what runs when rc is a timeout or a stop; returns rc
 

@@ -159,25 +159,18 @@ static int parse_copy_data(const char *data, size_t len, sp_repl_message_t *ret_
 int sp_repl_receive(sp_pg_t *self, int timeout_ms, sp_repl_message_t *ret_message, sp_error_t *err)
 {
     int64_t deadline = sp_clock_mono_ms() + timeout_ms;
-    PQfreemem(self->copy_data);
-    self->copy_data = NULL;
     for (;;) {
-        if (self->broken)
-            return sp_pg_lost(self, err);
-        int len = PQgetCopyData(self->conn, &self->copy_data, 1);
+        int len = 0;
+        int rc = sp_pg_copy_take(self, sp_pg_deadline(self), &len, err);
+        if (rc != 0)
+            return rc;
         if (len > 0)
             return parse_copy_data(self->copy_data, (size_t)len, ret_message, err);
-        if (len == -2)
-            return sp_pg_lost(self, err);
-        if (len == -1) {
-            PGresult *result = NULL;
-            int rc = sp_pg_collect(self, sp_pg_deadline(self), &result, err);
-            PQclear(result);
-            if (rc == 0)
-                *ret_message = (sp_repl_message_t){.kind = SP_REPL_END};
-            return rc;
+        if (len < 0) {
+            *ret_message = (sp_repl_message_t){.kind = SP_REPL_END};
+            return 0;
         }
-        int rc = sp_pg_wait(self, POLLIN, deadline, err);
+        rc = sp_pg_wait(self, POLLIN, deadline, err);
         if (rc == SP_E_DEADLINE_EXCEEDED) {
             *ret_message = (sp_repl_message_t){.kind = SP_REPL_NONE};
             return 0;

@@ -258,49 +258,52 @@ void sp_catalog_unref(sp_catalog_t **self_p)
 
 // ---- lookups: the records are ascending by name
 
-const sp_catalog_keyspace_view_t *sp_catalog_keyspace(const sp_catalog_t *self, sp_str_t name)
+typedef sp_str_t(name_fn)(const void *view);
+
+static const void *find(const void *views, size_t n, size_t size, name_fn *name_of, sp_str_t name)
 {
-    for (size_t low = 0, high = self->n_keyspaces; low < high;) {
+    for (size_t low = 0, high = n; low < high;) {
         size_t middle = low + (high - low) / 2;
-        int order = sp_str_cmp(self->keyspaces[middle].keyspace->name, name);
+        const void *view = (const char *)views + middle * size;
+        int order = sp_str_cmp(name_of(view), name);
         if (order == 0)
-            return &self->keyspaces[middle];
+            return view;
         if (order < 0)
             low = middle + 1;
         else
             high = middle;
     }
     return NULL;
+}
+
+static sp_str_t keyspace_name(const void *view)
+{
+    return ((const sp_catalog_keyspace_view_t *)view)->keyspace->name;
+}
+
+static sp_str_t shard_name(const void *view)
+{
+    return ((const sp_catalog_shard_view_t *)view)->shard->id;
+}
+
+static sp_str_t job_name(const void *view)
+{
+    return ((const sp_catalog_job_view_t *)view)->job->id;
+}
+
+const sp_catalog_keyspace_view_t *sp_catalog_keyspace(const sp_catalog_t *self, sp_str_t name)
+{
+    return find(self->keyspaces, self->n_keyspaces, sizeof *self->keyspaces, keyspace_name, name);
 }
 
 const sp_catalog_shard_view_t *sp_catalog_shard(const sp_catalog_t *self, sp_str_t id)
 {
-    for (size_t low = 0, high = self->n_shards; low < high;) {
-        size_t middle = low + (high - low) / 2;
-        int order = sp_str_cmp(self->shards[middle].shard->id, id);
-        if (order == 0)
-            return &self->shards[middle];
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return NULL;
+    return find(self->shards, self->n_shards, sizeof *self->shards, shard_name, id);
 }
 
 const sp_catalog_job_view_t *sp_catalog_job(const sp_catalog_t *self, sp_str_t id)
 {
-    for (size_t low = 0, high = self->n_jobs; low < high;) {
-        size_t middle = low + (high - low) / 2;
-        int order = sp_str_cmp(self->jobs[middle].job->id, id);
-        if (order == 0)
-            return &self->jobs[middle];
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return NULL;
+    return find(self->jobs, self->n_jobs, sizeof *self->jobs, job_name, id);
 }
 
 const sp_msg_service_t *sp_catalog_service(const sp_catalog_t *self, const char *kind, size_t n)

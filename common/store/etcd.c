@@ -117,6 +117,17 @@ static int read_range(etcd_t *self, const sp_value_t *reply, sp_str_t wanted, bo
     return rc;
 }
 
+// Sends the request. What the answer borrows from is the caller's to destroy, after an error too.
+static int post(etcd_t *self, const char *path, sp_etcd_kind_t kind, bool wrapped,
+                sp_arena_t **ret_scratch, sp_value_t *ret_reply, sp_error_t *err)
+{
+    *ret_scratch = sp_arena_new(SCRATCH_LIMIT);
+    if (!*ret_scratch)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "request to etcd");
+    return sp_etcd_post(&self->http, path, &self->request, kind, wrapped, *ret_scratch, ret_reply,
+                        err);
+}
+
 static int request_range(etcd_t *self, sp_str_t key, bool prefix, int64_t since, sp_arena_t *arena,
                          sp_kv_list_t *ret_list, size_t *ret_count, sp_error_t *err)
 {
@@ -129,12 +140,9 @@ static int request_range(etcd_t *self, sp_str_t key, bool prefix, int64_t since,
     if (since > 0)
         sp_buf_printf(&self->request, ",\"min_mod_revision\":\"%lld\"", (long long)since + 1);
     sp_buf_addc(&self->request, '}');
-    sp_arena_t *scratch = sp_arena_new(SCRATCH_LIMIT);
-    if (!scratch)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "request to etcd");
+    sp_arena_t *scratch = NULL;
     sp_value_t reply;
-    int rc = sp_etcd_post(&self->http, "kv/range", &self->request, SP_ETCD_READ, false, scratch,
-                          &reply, err);
+    int rc = post(self, "kv/range", SP_ETCD_READ, false, &scratch, &reply, err);
     if (rc == 0)
         rc = read_range(self, &reply, key, prefix, since, arena, ret_list, ret_count, err);
     sp_arena_destroy(&scratch);
@@ -160,12 +168,9 @@ static int etcd_revision(sp_store_t *base, int64_t *ret_revision, sp_error_t *er
     begin(self);
     add_key(self, "key", SP_STR(""), false);
     sp_buf_addz(&self->request, ",\"count_only\":true}");
-    sp_arena_t *scratch = sp_arena_new(SCRATCH_LIMIT);
-    if (!scratch)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "request to etcd");
+    sp_arena_t *scratch = NULL;
     sp_value_t reply;
-    int rc = sp_etcd_post(&self->http, "kv/range", &self->request, SP_ETCD_READ, false, scratch,
-                          &reply, err);
+    int rc = post(self, "kv/range", SP_ETCD_READ, false, &scratch, &reply, err);
     if (rc == 0)
         *ret_revision = self->http.seen_revision;
     sp_arena_destroy(&scratch);
@@ -231,13 +236,10 @@ static int etcd_txn(sp_store_t *base, const sp_cmp_t *cmps, size_t n_cmps, const
         add_op(self, &ops[i]);
     }
     sp_buf_addz(&self->request, "]}");
-    sp_arena_t *scratch = sp_arena_new(SCRATCH_LIMIT);
-    if (!scratch)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "request to etcd");
+    sp_arena_t *scratch = NULL;
     sp_value_t reply;
     bool committed;
-    int rc = sp_etcd_post(&self->http, "kv/txn", &self->request, SP_ETCD_WRITE, false, scratch,
-                          &reply, err);
+    int rc = post(self, "kv/txn", SP_ETCD_WRITE, false, &scratch, &reply, err);
     if (rc == 0)
         rc = sp_etcd_bool(&reply, "succeeded", &committed, err);
     if (rc == 0) {
@@ -257,12 +259,9 @@ static int lease_request(etcd_t *self, const char *path, const char *field, int6
 {
     begin(self);
     sp_buf_printf(&self->request, "\"%s\":\"%lld\"}", field, (long long)value);
-    sp_arena_t *scratch = sp_arena_new(SCRATCH_LIMIT);
-    if (!scratch)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "request to etcd");
+    sp_arena_t *scratch = NULL;
     sp_value_t reply;
-    int rc = sp_etcd_post(&self->http, path, &self->request, SP_ETCD_READ, wrapped, scratch, &reply,
-                          err);
+    int rc = post(self, path, SP_ETCD_READ, wrapped, &scratch, &reply, err);
     if (rc == 0)
         rc = sp_etcd_int64(&reply, "ID", ret_id, err);
     if (rc == 0)

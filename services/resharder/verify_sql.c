@@ -4,23 +4,14 @@
 #include <string.h>
 
 #include "common/base/buf.h"
+#include "common/pg/oids.h"
 #include "services/resharder/sql/verify.h"
 
-// Built-in types whose hash function tells apart whatever prints differently, and costs less than printing. All others are hashed as text:
-// equal floats and jsonb can print differently (numerics too, but only by their scale, which is hashed with them).
-enum {
-    BOOL = 16,
-    BYTEA = 17,
-    INT8 = 20,
-    INT2 = 21,
-    INT4 = 23,
-    TIMESTAMP = 1114,
-    TIMESTAMPTZ = 1184,
-    NUMERIC = 1700,
-    UUID = 2950
-};
 enum { BITS = 62 }; // of a null bitmap that one bigint holds
 
+// The built-in types named here are those whose hash function tells apart whatever prints differently, and costs less than printing. All others are hashed as text:
+// equal floats and jsonb can print differently (numerics too, but only by their scale, which is hashed with them).
+//
 // Wraps the expression in `out` as the seed of the next column's hash. One occurrence of the seed only, or the text would double with each
 // column; so a NULL is hashed as an empty value, and the bitmap in the first seed tells the two apart.
 static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64_t type,
@@ -28,31 +19,31 @@ static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64
 {
     const char *function, *value, *empty;
     switch (type) {
-    case INT2:
-    case INT4:
-    case INT8:
+    case SP_OID_INT2:
+    case SP_OID_INT4:
+    case SP_OID_INT8:
         function = "hashint8extended", value = "%s::int8", empty = "0";
         break;
-    case BOOL:
+    case SP_OID_BOOL:
         function = "hashint4extended", value = "%s::int4", empty = "0";
         break;
-    case UUID:
+    case SP_OID_UUID:
         function = "uuid_hash_extended", value = "%s::uuid",
         empty = "'00000000-0000-0000-0000-000000000000'::uuid";
         break;
-    case TIMESTAMP:
-    case TIMESTAMPTZ: // the session's zone is UTC, so no two instants fall together
+    case SP_OID_TIMESTAMP:
+    case SP_OID_TIMESTAMPTZ: // the session's zone is UTC, so no two instants fall together
         function = "timestamp_hash_extended", value = "%s::timestamp",
         empty = "'2000-01-01'::timestamp";
         break;
-    case BYTEA: // as text it would double, past 1 GB
+    case SP_OID_BYTEA: // as text it would double, past 1 GB
         function = "hashtextextended", value = "md5(%s::bytea)", empty = "''";
         break;
     default:
         function = "hashtextextended", value = "%s::text COLLATE \"C\"", empty = "''";
     }
     // The columns come last to first: the head opens, the tail closes.
-    if (type == NUMERIC) {
+    if (type == SP_OID_NUMERIC) {
         // NaN and the infinities have no scale, and one hash.
         sp_buf_printf(head,
                       "hash_numeric_extended(coalesce(%s::numeric, 0), "

@@ -5,17 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Type oids of PostgreSQL's own types (src/include/catalog/pg_type.dat); they never change.
-enum {
-    BOOLOID = 16,
-    BYTEAOID = 17,
-    INT8OID = 20,
-    INT2OID = 21,
-    INT4OID = 23,
-    OIDOID = 26,
-    FLOAT4OID = 700,
-    FLOAT8OID = 701
-};
+#include "common/pg/oids.h"
+
 enum { ARENA_LIMIT = 256 * 1024 * 1024 };
 
 static int no_memory(sp_error_t *err)
@@ -150,26 +141,26 @@ static sp_value_t value_of(const PGresult *result, int row, int column, sp_arena
     size_t len = (size_t)PQgetlength(result, row, column);
     sp_value_t v = {.kind = SP_VALUE_ABSENT};
     switch (PQftype(result, column)) {
-    case BOOLOID:
+    case SP_OID_BOOL:
         v.kind = SP_VALUE_BOOL;
         v.u.b = text[0] == 't';
         return v;
-    case INT2OID:
-    case INT4OID:
-    case INT8OID:
-    case OIDOID:
+    case SP_OID_INT2:
+    case SP_OID_INT4:
+    case SP_OID_INT8:
+    case SP_OID_OID:
         v.kind = SP_VALUE_INT;
         v.u.i = strtoll(text, NULL, 10);
         return v;
-    case FLOAT4OID:
-    case FLOAT8OID:
+    case SP_OID_FLOAT4:
+    case SP_OID_FLOAT8:
         v.u.f = strtod(text, NULL);
         if (isfinite(v.u.f)) { // JSON has no NaN: those stay PostgreSQL's words
             v.kind = SP_VALUE_FLOAT;
             return v;
         }
         break;
-    case BYTEAOID:
+    case SP_OID_BYTEA:
         return bytes_value(text, len, arena);
     default:
         break;

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <jansson.h>
 
 #include "common/job/job_fsm.h"
 #include "schemas/job.h"
@@ -237,35 +236,13 @@ static void page_is_current(void **state)
     sp_buf_free(&got);
 }
 
-// As JSON it has the same rows.
-static void json_has_every_row(void **state)
-{
-    (void)state;
-    sp_buf_t out = SP_BUF_INIT;
-    sp_job_print_json(&out);
-    json_t *rows = json_loads(sp_buf_cstr(&out), JSON_REJECT_DUPLICATES, NULL);
-    assert_non_null(rows);
-    assert_int_equal(json_array_size(rows), sp_job_rows_n);
-    for (size_t i = 0; i < sp_job_rows_n; i++) {
-        const json_t *row = json_array_get(rows, i);
-        assert_string_equal(json_string_value(json_object_get(row, "from")),
-                            sp_job_state_name(sp_job_rows[i].from));
-        assert_string_equal(json_string_value(json_object_get(row, "event")),
-                            sp_job_event_name(sp_job_rows[i].event));
-        assert_string_equal(json_string_value(json_object_get(row, "to_mode")),
-                            sp_job_mode_name(sp_job_rows[i].to_mode));
-    }
-    json_decref(rows);
-    sp_buf_free(&out);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_agree),   cmocka_unit_test(every_cell),
         cmocka_unit_test(rows_are_sound),  cmocka_unit_test(everything_is_reached_and_ends),
         cmocka_unit_test(stories),         cmocka_unit_test(commands),
-        cmocka_unit_test(page_is_current), cmocka_unit_test(json_has_every_row),
+        cmocka_unit_test(page_is_current),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,25 +10,9 @@
 #include "schemas/route.h"
 #include "schemas/shard.h"
 #include "services/gateway/pure_routes.h"
+#include "tests/unit/arena_fixture.h"
 
-static sp_arena_t *arena;
-static sp_error_t err;
 static char allow[64];
-
-static int setup(void **state)
-{
-    (void)state;
-    arena = sp_arena_new(0);
-    memset(&err, 0, sizeof(err));
-    return arena == NULL;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    sp_arena_destroy(&arena);
-    return 0;
-}
 
 // Code of the whole way from "METHOD uri" and a body to a message; the message in *ret_body.
 static int request(const char *method, const char *uri, const char *json,

@@ -9,22 +9,7 @@
 #include <cmocka.h>
 
 #include "common/ring/arcs.h"
-
-static sp_arena_t *arena;
-
-static int setup(void **state)
-{
-    (void)state;
-    arena = sp_arena_new(0);
-    return arena ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    sp_arena_destroy(&arena);
-    return 0;
-}
+#include "tests/unit/arena_fixture.h"
 
 #define ARCS(...)                                                                                  \
     ((sp_arcs_t){(int64_t[]){__VA_ARGS__}, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)})
@@ -48,7 +33,6 @@ static void contains(void **state)
 static void validate(void **state)
 {
     (void)state;
-    sp_error_t err;
     assert_int_equal(sp_arcs_validate(ARCS(1, 2, 3), &err), SP_OK);
     assert_int_equal(sp_arcs_validate(SP_ARCS_NONE, &err), SP_OK);
     assert_int_equal(sp_arcs_validate(ARCS(1, 1), &err), SP_E_INVALID_ARGUMENT);

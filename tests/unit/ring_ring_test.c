@@ -12,22 +12,7 @@
 #include "common/base/clock.h"
 #include "common/ring/hash.h"
 #include "common/ring/plan.h"
-
-static sp_arena_t *arena;
-
-static int setup(void **state)
-{
-    (void)state;
-    arena = sp_arena_new(0);
-    return arena ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    sp_arena_destroy(&arena);
-    return 0;
-}
+#include "tests/unit/arena_fixture.h"
 
 static int64_t random_hash(void)
 {
@@ -109,7 +94,6 @@ static void refusals(void **state)
 {
     (void)state;
     sp_ring_t *ring = NULL;
-    sp_error_t err;
     sp_ring_shard_t twice[] = {{SP_STR("a"), {(int64_t[]){1, 5}, 2}},
                                {SP_STR("b"), {(int64_t[]){5}, 1}}};
     assert_int_equal(sp_ring_build(&ring, twice, 2, &err), SP_E_INVALID_ARGUMENT);
@@ -198,7 +182,6 @@ static void check_split(const sp_ring_shard_t *shards, size_t n, size_t source,
 {
     sp_ring_t *before, *after;
     sp_plan_t plan;
-    sp_error_t err = {0};
     assert_int_equal(sp_ring_build(&before, shards, n, NULL), SP_OK);
     if (sp_plan_split(before, shards[source].id, targets, targets_n, arena, &plan, &err))
         fail_msg("%s", err.text);

@@ -13,24 +13,7 @@
 #include "schemas/job.h"
 #include "schemas/route.h"
 #include "schemas/shard.h"
-
-static sp_arena_t *arena;
-static sp_error_t err;
-
-static int setup(void **state)
-{
-    (void)state;
-    arena = sp_arena_new(0);
-    memset(&err, 0, sizeof(err));
-    return arena == NULL;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    sp_arena_destroy(&arena);
-    return 0;
-}
+#include "tests/unit/arena_fixture.h"
 
 static int decode(const sp_schema_t *schema, const char *text, void *body)
 {

@@ -12,28 +12,17 @@
 #include "schemas/route.h"
 #include "schemas/shard.h"
 #include "schemas/task.h"
+#include "tests/unit/arena_fixture.h"
 
-static sp_arena_t *arena;
-static sp_error_t err;
 static char *inputs[64]; // decoded strings borrow from them until the test ends
 static size_t inputs_n;
 
-static int setup(void **state)
+static int free_inputs(void **state)
 {
-    (void)state;
-    arena = sp_arena_new(0);
-    memset(&err, 0, sizeof(err));
-    return arena == NULL;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    sp_arena_destroy(&arena);
     while (inputs_n > 0) {
         free(inputs[--inputs_n]);
     }
-    return 0;
+    return teardown(state);
 }
 
 static int decode(const sp_schema_t *schema, const char *bytes, size_t len, void *body)
@@ -249,14 +238,14 @@ static void test_registry(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_roundtrip, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_defaults_and_presence, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_unknown_fields_are_skipped, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_refusals_name_the_field, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, teardown),
-        cmocka_unit_test_setup_teardown(free_values, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_registry, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_roundtrip, setup, free_inputs),
+        cmocka_unit_test_setup_teardown(test_defaults_and_presence, setup, free_inputs),
+        cmocka_unit_test_setup_teardown(test_unknown_fields_are_skipped, setup, free_inputs),
+        cmocka_unit_test_setup_teardown(test_refusals_name_the_field, setup, free_inputs),
+        cmocka_unit_test_setup_teardown(test_bounds, setup, free_inputs),
+        cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, free_inputs),
+        cmocka_unit_test_setup_teardown(free_values, setup, free_inputs),
+        cmocka_unit_test_setup_teardown(test_registry, setup, free_inputs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
