@@ -212,6 +212,19 @@ static int fence(job_t *job, fence_end_t *ret_end, sp_error_t *err)
 
 // ---- the flip
 
+static bool replica_flushed(const job_t *job, sp_str_t shard_id, size_t replica)
+{
+    const sp_msg_task_update_t *u = job->follow ? &job->follow->last : NULL;
+    char name[96];
+    snprintf(name, sizeof name, SP_STR_FMT "/%zu", SP_STR_ARG(shard_id), replica);
+    bool told =
+        u && u->fence_attempt == job->rec->attempt && u->fence == SP_FENCE_STATE_SEALED;
+    for (size_t i = 0; told && i < u->flushed_replicas.n; i++)
+        if (sp_str_eqz(u->flushed_replicas.items[i], name))
+            return true;
+    return false;
+}
+
 static void put_owner(job_t *job, sp_catalog_txn_t *txn, const sp_catalog_shard_view_t *view,
                       sp_str_t tokens)
 {
@@ -220,18 +233,14 @@ static void put_owner(job_t *job, sp_catalog_txn_t *txn, const sp_catalog_shard_
     record.status = tokens.len ? SP_SHARD_STATUS_ACTIVE : SP_SHARD_STATUS_EMPTY;
     record.version++;
     record.has_version = true;
-    // Replicas that had not flushed the seal must not be promoted: they would accept the moved keys again.
-    const sp_msg_task_update_t *u = job->follow ? &job->follow->last : NULL;
+    // A replica of the source without the seal would accept the moved keys again, one of a target would lack rows of them. Of whom the fence
+    // did not say that it has all, because it has not or because the worker died, must not be promoted.
     record.ineligible_replicas.items =
         sp_arena_alloc(job->arena, record.replicas.n + 1, sizeof *record.ineligible_replicas.items);
     record.ineligible_replicas.n = 0;
-    for (size_t k = 0; u && record.ineligible_replicas.items && k < record.replicas.n; k++) {
-        char name[96];
-        snprintf(name, sizeof name, SP_STR_FMT "/%zu", SP_STR_ARG(record.id), k);
-        for (size_t i = 0; i < u->lagging_replicas.n; i++)
-            if (sp_str_eqz(u->lagging_replicas.items[i], name))
-                record.ineligible_replicas.items[record.ineligible_replicas.n++] = (int64_t)k;
-    }
+    for (size_t k = 0; record.ineligible_replicas.items && k < record.replicas.n; k++)
+        if (!replica_flushed(job, record.id, k))
+            record.ineligible_replicas.items[record.ineligible_replicas.n++] = (int64_t)k;
     const char *key = key_shard(job->arena, record.id);
     sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
     sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);

@@ -200,16 +200,9 @@ static void after_seal(fence_t *fence)
 {
     follow_t *f = fence->f;
     sp_error_t ignored = {0};
-    sp_str_t *lagging = NULL;
-    size_t n = 0;
     set_outcome(fence, SP_FENCE_STATE_SEALED, NULL);
     sp_failpoint("fence_after_seal", &ignored);
-    if (fence_replica_compare(fence, &lagging, &n, &ignored) == 0 && n > 0) {
-        f->fence.lagging_replicas.items = sp_arena_alloc(f->task->arena, n, sizeof *lagging);
-        for (size_t i = 0; f->fence.lagging_replicas.items && i < n; i++)
-            f->fence.lagging_replicas.items[f->fence.lagging_replicas.n++] =
-                sp_arena_str(f->task->arena, lagging[i]);
-    }
+    fence_replica_compare(fence);
     const int64_t *at = fence->steps_us;
     sp_log(SP_LOG_INFO, "RESHARD-FENCED", "job", f->job_id, "attempt",
            since(0, fence->control->attempt), "lock_us", since(fence->started_us, at[0]),

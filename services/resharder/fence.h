@@ -67,10 +67,10 @@ int fence_sequence_start(fence_t *fence, sp_error_t *err);
 int fence_sequence_finish(fence_t *fence, sp_error_t *err);
 
 // ---- fence_replica.c
-// Connects to the replicas; one that does not answer counts as lagging.
+// Connects to the replicas; one that does not answer counts as one that has not flushed.
 void fence_replica_prepare(fence_t *fence);
-// Waits a little; names in `ret_lagging` (from the arena) those that have not flushed what their primary has now.
-int fence_replica_compare(fence_t *fence, sp_str_t **ret_lagging, size_t *ret_n, sp_error_t *err);
+// Waits a little, and names in the fence's result those that have flushed what their primary has now.
+void fence_replica_compare(fence_t *fence);
 void fence_replica_close(fence_t *fence);
 
 #endif

@@ -60,13 +60,16 @@ static bool has_it(const fence_replica_t *r)
            read_lsn(r->pg, "SELECT coalesce(pg_last_wal_receive_lsn(), '0/0')") >= r->must;
 }
 
-int fence_replica_compare(fence_t *fence, sp_str_t **ret_lagging, size_t *ret_n, sp_error_t *err)
+void fence_replica_compare(fence_t *fence)
 {
-    size_t n = fence->n_replicas, left = n;
+    sp_msg_task_update_t *result = &fence->f->fence;
+    size_t n = fence->n_replicas;
     bool *has = sp_arena_alloc(fence->arena, n + 1, sizeof *has);
-    sp_str_t *lagging = sp_arena_alloc(fence->arena, n + 1, sizeof *lagging);
-    if (!has || !lagging)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for replicas");
+    sp_str_t *names = sp_arena_alloc(fence->f->task->arena, n + 1, sizeof *names);
+    if (!has || !names)
+        return; // nobody is named
+    result->flushed_replicas.items = names;
+    result->flushed_replicas.n = 0;
     for (size_t i = 0; i < n; i++)
         fence->replicas[i].must =
             i && fence->replicas[i].primary == fence->replicas[i - 1].primary
@@ -75,20 +78,13 @@ int fence_replica_compare(fence_t *fence, sp_str_t **ret_lagging, size_t *ret_n,
     int64_t until = sp_clock_mono_ms() + WAIT_MS;
     for (;;) {
         for (size_t i = 0; i < n; i++)
-            if (!has[i] && has_it(&fence->replicas[i])) {
-                has[i] = true;
-                left--;
-            }
-        if (left == 0 || sp_clock_until_ms(until) == 0)
+            if (!has[i] && (has[i] = has_it(&fence->replicas[i])))
+                names[result->flushed_replicas.n++] =
+                    sp_arena_str(fence->f->task->arena, sp_str(fence->replicas[i].name));
+        if (result->flushed_replicas.n == n || sp_clock_until_ms(until) == 0)
             break;
         sp_clock_sleep_ms(LOOK_MS);
     }
-    *ret_n = 0;
-    for (size_t i = 0; i < n; i++)
-        if (!has[i])
-            lagging[(*ret_n)++] = sp_str(fence->replicas[i].name);
-    *ret_lagging = lagging;
-    return 0;
 }
 
 void fence_replica_close(fence_t *fence)
