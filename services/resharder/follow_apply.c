@@ -45,9 +45,9 @@ static int commit_in_order(follow_t *f, sp_error_t *err)
         for (size_t i = 0; i < f->plan.n_targets; i++)
             if (left >> i & 1 && !(f->receivers[i] & left))
                 now |= UINT64_C(1) << i;
-        // Rows went both ways in one source transaction: no order is safe, and a crash between is found out by fill().
+        // Rows went both ways in one source transaction: no order is safe, and after a crash between fill_missing() asks the source.
         if (!now)
-            now = left;
+            now = left & -left;
         int rc = 0;
         for (size_t i = 0; i < f->plan.n_targets && !rc; i++)
             if (now >> i & 1)
@@ -246,12 +246,14 @@ static int fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *r
 // Where the source keeps arcs, rows come from there with values that no target has: they are read from the source as it is now. If the
 // value has changed since, the stream brings the change and overwrites it. If the row is gone or has another identity since, the stream
 // brings that too, so a placeholder does until then: each new identity makes the row be read again, up to the last one, under which the
-// source holds it until its end. So a row is right once the stream is applied. See docs/adr/0007.
+// source holds it until its end. So a row is right once the stream is applied. An old owner that committed this transaction before a crash has
+// deleted the row: the source is asked then, too, but without a placeholder, which nothing would replace. See docs/adr/0007.
 static int fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tuple_t *row,
                         const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     bool found = false;
-    int rc = f->plan.source_keeps || from == FOLLOW_NOBODY
+    bool forgotten = from != FOLLOW_NOBODY && lane_skips(f, (size_t)from);
+    int rc = f->plan.source_keeps || from == FOLLOW_NOBODY || forgotten
                  ? fill_from_source(f, r, row, &found, err)
                  : 0;
     if (rc || found)

@@ -127,10 +127,7 @@ def test_a_target_that_lost_its_progress_is_found_out(driver):
         time.sleep(0.1)
     time.sleep(2)  # the confirmation of the update
     assert driver.stop() == 0
-    # The backend of the follower that has ended lets go of its origin a moment later.
-    while driver.super(1, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'shardplane/%'", True) != [(0,)]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_backends(driver)
     driver.super(1, "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin")
     driver.start()
     failed = driver.wait("failure", lambda u: u["state"] == "failed")
@@ -287,19 +284,47 @@ def test_lost_connections_are_made_again(driver):
     assert driver.process.poll() is None
 
 
-def test_rows_go_both_ways_in_one_transaction(driver):
-    """Two rows with values out of line change places between the targets."""
-    driver.start("follow_after_commit:sleep=200")
-    owners = dict(driver.super(0, "SELECT id, width_bucket(hashtextextended(id::text, 0), ARRAY[%d, 0]::int8[]) FROM customers" % MIN, True))
-    first = next(k for k, v in owners.items() if v == 1)
-    second = next(k for k, v in owners.items() if v == 2)
-    free = [k for k in range(5000, 6000)]
-    homes = dict(driver.super(0, "SELECT i, width_bucket(hashtextextended(i::text, 0), ARRAY[%d, 0]::int8[]) FROM generate_series(5000, 5999) i" % MIN, True))
-    to_second = next(k for k in free if homes[k] == 2)
-    to_first = next(k for k in free if homes[k] == 1)
+def wait_for_backends(driver):
+    """A backend of a follower that has ended works off what it was sent, and lets go of its origin, a moment later."""
+    deadline = time.monotonic() + 30
+    for i in range(3):
+        while driver.super(i, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'shardplane/%'", True) != [(0,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def swap(driver):
+    """Two rows with values out of line change places between the targets, in one transaction; returns their new ids."""
+    homes = dict(driver.super(0, "SELECT i, width_bucket(hashtextextended(i::text, 0), ARRAY[%d, 0]::int8[]) FROM generate_series(1, 9999) i" % MIN, True))
+    taken = [k for (k,) in driver.super(0, "SELECT id FROM customers WHERE length(note) > 2000 ORDER BY id", True)]
+    free = [k for k in range(5000, 9999) if k not in taken]
+    first, second = (next(k for k in taken if homes[k] == home) for home in (1, 2))
+    to_second, to_first = (next(k for k in free if homes[k] == home) for home in (2, 1))
     driver.sql(0, f"BEGIN; UPDATE customers SET id = {to_second} WHERE id = {first}; UPDATE customers SET id = {to_first} WHERE id = {second}; COMMIT")
+    return to_first, to_second
+
+
+def test_rows_go_both_ways_in_one_transaction(driver):
+    driver.start("follow_after_commit:sleep=200")
+    swap(driver)
     driver.catch_up()
     assert driver.differences() == []
+
+
+def test_rows_go_both_ways_and_the_follower_dies_between_the_commits(driver):
+    for n in (1, 2) * 6:  # idle lanes may commit before them
+        at_first, at_second = swap(driver)
+        driver.start(f"follow_after_commit:kill@{n}")
+        driver.process.wait(20 * SLOW)
+        wait_for_backends(driver)
+        arrived = [driver.super(shard, f"SELECT count(*) FROM customers WHERE id = {k}", True)[0][0] for shard, k in ((1, at_first), (2, at_second))]
+        driver.start()
+        driver.catch_up()
+        assert driver.differences() == []
+        driver.stop()
+        if sorted(arrived) == [0, 1]:
+            return
+    raise AssertionError("no death fell between the two commits")
 
 
 def test_deferrable_unique_values_swapped_in_one_statement(driver):
