@@ -8,6 +8,7 @@ from harness.api import Api, ApiError
 from harness.rig import BIN, FOLDER, SLOW
 from harness.shopstack import Shop, register_tables, shard_body
 from ledger import shop
+from ledger.route_client import RouteClient
 from spstack.ports import free_base
 from spstack.stack import Stack
 
@@ -120,6 +121,29 @@ def test_a_late_replica_shows_its_lag(watched):
         watched.sql("SELECT pg_wal_replay_resume()", "replica")
         watched.sql("DROP TABLE IF EXISTS public.noise")
     assert watched.wait_healthy()["endpoints"][1]["lag_ms"] < 1500
+
+
+EVENTUAL = 2
+
+
+def test_eventual_reads_come_from_a_replica_while_there_is_one(watched):
+    watched.wait_healthy()
+    client = RouteClient([watched.stack.service("router-1").address("listen", "tcp://")])
+
+    def where(**options):
+        reply = client.execute(1, [("SELECT pg_is_in_recovery()", [])], **options)
+        return reply[3][0][4][0][0], reply[4]
+
+    try:
+        assert where() == (False, "primary")
+        watched.stack.wait_for("an answer of the replica", lambda: where(consistency=EVENTUAL) == (True, "replica"), 10 * SLOW)
+        assert [where(consistency=EVENTUAL) for _ in range(5)] == [(True, "replica")] * 5
+        watched.stack.cluster("shard1-replica1").stop()
+        assert where(consistency=EVENTUAL) == (False, "primary")
+    finally:
+        watched.stack.cluster("shard1-replica1").start()
+        client.close()
+    watched.wait_healthy()
 
 
 def test_servers_that_stop(watched):
