@@ -217,8 +217,7 @@ static bool replica_flushed(const job_t *job, sp_str_t shard_id, size_t replica)
     const sp_msg_task_update_t *u = job->follow ? &job->follow->last : NULL;
     char name[96];
     snprintf(name, sizeof name, SP_STR_FMT "/%zu", SP_STR_ARG(shard_id), replica);
-    bool told =
-        u && u->fence_attempt == job->rec->attempt && u->fence == SP_FENCE_STATE_SEALED;
+    bool told = u && u->fence_attempt == job->rec->attempt && u->fence == SP_FENCE_STATE_SEALED;
     for (size_t i = 0; told && i < u->flushed_replicas.n; i++)
         if (sp_str_eqz(u->flushed_replicas.items[i], name))
             return true;
