@@ -15,12 +15,17 @@ typedef struct range {
     int64_t no;   // of the range
 } range_t;
 
+typedef struct place {
+    size_t targets;      // that have the range
+    int64_t rows, bytes; // of it there
+} place_t;
+
 typedef struct copy {
     range_t *todo;       // ranges that are not on all targets
     size_t n;            // count
-    int *seen;           // table-major: targets that have the range
-    size_t *first;       // a table's first place in seen
-    size_t n_seen;       // places
+    place_t *places;     // of all ranges, table-major
+    size_t *first;       // a table's first place
+    size_t n_places;     // count
     int64_t rows, bytes; // of finished ranges
 } copy_t;
 
@@ -53,9 +58,10 @@ static int read_target(job_t *job, copy_t *c, sp_str_t target, sp_error_t *err)
         int64_t no = strtoll(PQgetvalue(r, i, 2), NULL, 10);
         if (t < 0 || no < 0 || no >= job->rec->tables.items[t].ranges)
             continue;
-        c->seen[c->first[t] + (size_t)no]++;
-        c->rows += strtoll(PQgetvalue(r, i, 3), NULL, 10);
-        c->bytes += strtoll(PQgetvalue(r, i, 4), NULL, 10);
+        place_t *place = &c->places[c->first[t] + (size_t)no];
+        place->targets++;
+        place->rows += strtoll(PQgetvalue(r, i, 3), NULL, 10);
+        place->bytes += strtoll(PQgetvalue(r, i, 4), NULL, 10);
     }
     PQclear(r);
     return rc;
@@ -64,9 +70,19 @@ static int read_target(job_t *job, copy_t *c, sp_str_t target, sp_error_t *err)
 static void copy_free(copy_t *c)
 {
     free(c->todo);
-    free(c->seen);
+    free(c->places);
     free(c->first);
     memset(c, 0, sizeof *c);
+}
+
+// The totals were estimates: where more was there, that is the total.
+static void show_copied(job_t *job, int64_t rows, int64_t bytes)
+{
+    sp_msg_job_progress_t *p = &job->progress;
+    p->rows_copied = rows;
+    p->bytes_copied = bytes;
+    p->rows_total = rows > p->rows_total ? rows : p->rows_total;
+    p->bytes_total = bytes > p->bytes_total ? bytes : p->bytes_total;
 }
 
 // What is on all targets already. Tables that are complete are marked so in the record (not saved here).
@@ -76,24 +92,29 @@ static int read_progress(job_t *job, copy_t *c, sp_error_t *err)
     copy_free(c);
     c->first = calloc(r->tables.n + 1, sizeof *c->first);
     for (size_t i = 0; c->first && i < r->tables.n; i++) {
-        c->first[i] = c->n_seen;
-        c->n_seen += (size_t)r->tables.items[i].ranges;
+        c->first[i] = c->n_places;
+        c->n_places += (size_t)r->tables.items[i].ranges;
     }
-    c->seen = calloc(c->n_seen + 1, sizeof *c->seen);
-    c->todo = calloc(c->n_seen + 1, sizeof *c->todo);
-    int rc = c->first && c->seen && c->todo ? 0 : no_memory(err);
+    c->places = calloc(c->n_places + 1, sizeof *c->places);
+    c->todo = calloc(c->n_places + 1, sizeof *c->todo);
+    int rc = c->first && c->places && c->todo ? 0 : no_memory(err);
     for (size_t i = 0; rc == 0 && i < r->targets.n; i++)
         rc = read_target(job, c, r->targets.items[i].shard_id, err);
     for (size_t i = 0; rc == 0 && i < r->tables.n; i++) {
         size_t before = c->n;
-        for (int64_t k = 0; k < r->tables.items[i].ranges; k++)
-            if ((size_t)c->seen[c->first[i] + (size_t)k] < r->targets.n)
+        for (int64_t k = 0; k < r->tables.items[i].ranges; k++) {
+            const place_t *place = &c->places[c->first[i] + (size_t)k];
+            if (place->targets < r->targets.n) { // its task will count what is there, too
                 c->todo[c->n++] = (range_t){i, k};
+                continue;
+            }
+            c->rows += place->rows;
+            c->bytes += place->bytes;
+        }
         r->tables.items[i].copied = c->n == before;
         r->tables.items[i].has_copied = true;
     }
-    job->progress.rows_copied = c->rows;
-    job->progress.bytes_copied = c->bytes;
+    show_copied(job, c->rows, c->bytes);
     return rc;
 }
 
@@ -129,8 +150,7 @@ static int done_copy(job_t *job, void *arg, size_t i, const sp_msg_task_update_t
 static void progress_copy(job_t *job, void *arg, int64_t rows, int64_t bytes)
 {
     const copy_t *c = arg;
-    job->progress.rows_copied = c->rows + rows;
-    job->progress.bytes_copied = c->bytes + bytes;
+    show_copied(job, c->rows + rows, c->bytes + bytes);
 }
 
 // The snapshot's holder is gone: unfinished tables start again under a temporary slot's snapshot, and their changes from before that

@@ -7,7 +7,8 @@
 #include "common/base/log.h"
 #include "services/manager/job_work.h"
 
-enum { LIVE_MS = 1000, STORE_MS = 5000 };
+// How often a job tells how far it is, and over how long its speed is measured.
+enum { LIVE_MS = 250, RATE_MS = 1000 };
 
 int job_failpoint(const char *name, const char *when, sp_error_t *err)
 {
@@ -103,7 +104,7 @@ void job_live(job_t *job, bool now)
     if (!now && t - job->live_ms < LIVE_MS)
         return;
     sp_msg_job_progress_t *p = &job->progress;
-    if (t - job->rate_ms >= LIVE_MS) {
+    if (t - job->rate_ms >= RATE_MS) {
         int64_t moved = p->bytes_copied - job->rate_bytes;
         p->rate_bytes_per_s =
             job->rate_ms && moved > 0 ? (double)moved * 1000 / (double)(t - job->rate_ms) : 0;

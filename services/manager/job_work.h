@@ -35,7 +35,6 @@ typedef struct job {
     job_task_t *follow;             // the follower, or NULL
     sp_msg_job_progress_t progress; // now
     int64_t live_ms;                // monotonic, when job_live was last sent
-    int64_t saved_progress_ms;      // monotonic, when progress was last stored
     int64_t rate_bytes;             // bytes_copied at the last rate
     int64_t rate_ms;                // monotonic, of the last rate
     int64_t fence_attempt;          // attempt that this actor has armed and not fenced yet, or 0

@@ -271,9 +271,9 @@ static int feed_text(split_t *self, const unsigned char **at, const unsigned cha
 
 int split_feed(split_t *self, const void *data, size_t len, sp_error_t *err)
 {
-    const unsigned char *at = data, *end = at + len;
     if (data == NULL)
         return 0;
+    const unsigned char *at = data, *end = at + len;
     while (at < end) {
         int rc = self->state >= AT_TEXT_KEY ? feed_text(self, &at, end, err)
                                             : feed_binary(self, &at, end, err);

@@ -51,6 +51,23 @@ def test_split_without_load_keeps_the_old_rows_until_they_are_dropped(cell):
     cell.no_residue(unchanged=False)
 
 
+def test_progress_counts_what_is_being_copied(cell):
+    """In steps of less than a second, and never past its total, although the source has more rows than it knows of."""
+    cell.sql("a", "ALTER TABLE orders SET (autovacuum_enabled = false)")
+    cell.sql("a", "INSERT INTO orders (id, customer_id, note) SELECT 1000000 + i, 1 + i % 400, repeat('x', 300) "
+                  "FROM generate_series(1, 6000) i")
+    rows = sum(cell.sql("a", f"SELECT count(*) FROM {t}")[0][0] for t in ("customers", "orders", "order_items"))
+    cell.rig.set_failpoints("resharder", "copy_range_before_commit:sleep=500")
+    seen = []
+    cell.split()
+    job = cell.wait("completed", poll=0.05, seen=lambda job: seen.append((job["state"], job.get("progress", {}))))
+    copied = [(p.get("rows_copied", 0), p.get("rows_total", 0)) for state, p in seen if state == "precopy"]
+    # Ranges wait half a second each, so few are done in one: each step shows.
+    assert len({n for n, _ in copied if n}) >= 6, copied
+    assert job["progress"]["rows_copied"] == rows == job["progress"]["rows_total"]
+    assert all(p.get("rows_copied", 0) <= p.get("rows_total", 0) for _, p in seen), seen
+
+
 def test_targets_may_be_registered_empty_before(rig):
     cell = rig.cell(register=("a", "b", "c"))
     shards = {s["id"]: s for s in rig.api.get(f"/api/v1/shards?keyspace={cell.name}").get("shards", [])}

@@ -115,7 +115,7 @@ static void every_cut(bool binary)
     split_route_t route = make_route(arena);
     sp_buf_t in = SP_BUF_INIT, expect[TARGETS] = {SP_BUF_INIT, SP_BUF_INIT};
     make_streams(binary, &in, expect);
-    check_cut(binary, &route, &in, expect, NULL, 0);
+    check_cut(binary, &route, &in, expect, (size_t[]){0}, 0);
     for (size_t a = 0; a <= in.len; a++)
         for (size_t b = a; b <= in.len && b <= a + 40; b++)
             check_cut(binary, &route, &in, expect, (size_t[]){a, b}, 2);
