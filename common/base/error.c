@@ -35,7 +35,7 @@ static void put_text(sp_error_t *err, const char *text, bool cut)
         cut_at_border(err->text);
 }
 
-int sp_error_set(sp_error_t *err, int code, const char *fmt, ...)
+int(sp_error_set)(sp_error_t *err, int code, const char *fmt, ...)
 {
     if (!err)
         return code;

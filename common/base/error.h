@@ -18,6 +18,9 @@ typedef struct sp_error {
 // Fills err (may be NULL) and returns code, so that `return sp_error_set(...)` reads well. Long texts are cut at a UTF-8 border.
 int sp_error_set(sp_error_t *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+#ifdef __clang_analyzer__ // it cannot see into the other file: whoever sets an error returns that error, never 0
+#define sp_error_set(err, code, ...) ((sp_error_set)((err), (code), __VA_ARGS__), (code))
+#endif
 // Puts "context: " before the text that is there; returns err's code.
 int sp_error_prefix(sp_error_t *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void sp_error_clear(sp_error_t *err);

@@ -254,7 +254,7 @@ int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *a
         // The server logs statements that fail or are slow: the password must not be in its log.
         const char *params[] = {password};
         PGresult *r = NULL;
-        rc = sp_pg_exec(pg, SP_SQL_QUIET, NULL);
+        sp_pg_exec(pg, SP_SQL_QUIET, NULL);
         rc = sp_pg_query(pg, SP_SQL_APPLY_ROLE_SECRET, 1, params, &r, err);
         PQclear(r);
         if (rc == 0)

@@ -170,10 +170,10 @@ static void drive(job_t *job)
             env_sleep(&job->env, 1000); // a shard may know a later leader before etcd tells us
             return;
         }
-        if (rc == 0) {
+        // After a cancel the next round takes its row.
+        bool cancelled = rc == SP_E_CANCELLED && job->rec && job->rec->cancel_requested;
+        if (rc == 0 || cancelled) {
             patience = (patience_t){0};
-        } else if (rc == SP_E_CANCELLED && job->rec && job->rec->cancel_requested) {
-            patience = (patience_t){0}; // the next round takes the row for cancel
         } else if (job->rec) {
             err.code = rc;
             after_failure(job, &patience, &err);

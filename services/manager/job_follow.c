@@ -108,7 +108,7 @@ int job_deltasync(job_t *job, sp_error_t *err)
             counted = job->follow;
             seen = level = 0;
         }
-        if (job_task_final(job->follow) || job->follow->updates == seen ||
+        if (job_follow_lost(job) || job->follow->updates == seen ||
             !job->follow->last.has_lag_bytes)
             continue;
         seen = job->follow->updates;

@@ -370,7 +370,7 @@ int job_batch_run(job_t *job, const job_batch_t *batch, sp_error_t *err)
                 sp_error_clear(err);
             }
         }
-        if (batch->lost && (rc == 0 || rc != SP_E_STALE_EPOCH) && left > 0 && batch->lost(job)) {
+        if (batch->lost && rc != SP_E_STALE_EPOCH && left > 0 && batch->lost(job)) {
             rc = sp_error_set(err, SP_E_UNAVAILABLE,
                               "%s: the worker that holds the snapshot or the stream was lost",
                               batch->what);

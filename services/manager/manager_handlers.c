@@ -261,6 +261,7 @@ static void on_job_list(void *self, sp_request_t *request)
     const sp_msg_job_list_t *body = request->body;
     size_t n = 0;
     const sp_msg_catalog_job_t **all =
+        // NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers is meant
         sp_arena_alloc(request->arena, m->catalog->n_jobs + 1, sizeof *all);
     sp_msg_job_list_reply_t reply = {0};
     reply.jobs.items =
@@ -270,6 +271,7 @@ static void on_job_list(void *self, sp_request_t *request)
         if (body->state == 0 || m->catalog->jobs[i].job->state == body->state)
             all[n++] = m->catalog->jobs[i].job;
     if (ok)
+        // NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers is meant
         qsort(all, n, sizeof *all, newest_first);
     for (size_t i = 0; ok && i < n && (int64_t)i < body->limit; i++)
         ok = show_job(m, all[i], request->arena, &reply.jobs.items[reply.jobs.n++]);
