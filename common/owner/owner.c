@@ -104,14 +104,28 @@ static int grant_apply(sp_pg_t *pg, const char *apply_role, sp_error_t *err)
     return rc;
 }
 
+// A table that its commit makes writable to everybody is born guarded: a guard set later would leave a time between, in which a shard
+// that owns nothing takes rows.
+static int close_requests(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_error_t *err)
+{
+    const sp_guard_t closed = {.form = SP_GUARD_CLOSED};
+    return sp_guard_set(pg, shard, &sp_owner_requests_table, &closed, err);
+}
+
 static int install(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t epoch, sp_error_t *err)
 {
+    char there[8] = "";
     int rc = sp_pg_exec(pg, "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(7162534910234)",
                         err); // two installers at once
     if (rc == 0)
         rc = check_schema(pg, err);
     if (rc == 0)
+        rc = sp_pg_value(pg, "SELECT pg_catalog.to_regclass('shardplane.requests') IS NOT NULL", 0,
+                         NULL, there, sizeof there, NULL, err);
+    if (rc == 0)
         rc = sp_pg_exec(pg, SP_SQL_OWNER_SCHEMA, err);
+    if (rc == 0 && strcmp(there, "t") != 0)
+        rc = close_requests(pg, shard, err);
     if (rc == 0)
         rc = sp_pg_exec(pg, SP_SQL_OWNER_ASSERT, err);
     if (rc == 0)

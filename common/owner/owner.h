@@ -29,7 +29,7 @@ typedef struct sp_owner_table {
 extern const sp_owner_table_t sp_owner_requests_table;
 
 // Creates or upgrades schema shardplane (tables, assert_owner, grants for the apply role and PUBLIC where needed) in one transaction.
-// already_exists when control names another shard or cluster.
+// A shardplane.requests that it makes is closed. already_exists when control names another shard or cluster.
 int sp_owner_install(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t epoch, sp_error_t *err);
 // Drops guards, then the schema. For unregistering.
 int sp_owner_uninstall(sp_pg_t *pg, sp_error_t *err);

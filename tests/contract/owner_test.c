@@ -210,7 +210,21 @@ static void application_cannot_write_control(void **state)
           "void LANGUAGE sql AS ''",
           "42501");
     assert_true(value(app, "SELECT count(*) FROM shardplane.ownership") == 1);
+    set_guard(&sp_owner_requests_table, OWNS(&all));
     ok(app, "INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('1', 'r', 'h')");
+}
+
+static void installed_closed(void **state)
+{
+    (void)state;
+    const char *insert =
+        "INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('1', 'r', 'h')";
+    sp_error_t err = {0};
+    refused(app, insert, "not_owner");
+    // An upgrade does not close what is owned.
+    set_guard(&sp_owner_requests_table, OWNS(&all));
+    done(sp_owner_install(ddl, &shard, epoch, &err), &err);
+    ok(app, insert);
 }
 
 static void everything_owned(void **state)
@@ -809,6 +823,7 @@ int main(void)
     const struct CMUnitTest tests[] = {T(install_twice),
                                        T(epochs),
                                        T(application_cannot_write_control),
+                                       T(installed_closed),
                                        T(everything_owned),
                                        T(half_owned),
                                        T(truncate_is_refused),
