@@ -12,7 +12,7 @@ from harness import residue
 from harness.api import Api, ApiError
 from harness.shopstack import register_tables
 from harness.writers import Writers
-from ledger import checker, shop
+from ledger import checker, prober, shop
 from spstack.ports import free_base
 from spstack.stack import DEFAULT_BIN, REPO, Stack, in_parallel
 
@@ -246,7 +246,7 @@ class Rig:
 
 
 class Cell:
-    """One keyspace, its databases, its writers."""
+    """One keyspace, its databases, its writers and its prober."""
 
     def __init__(self, rig, name, customers=400, orders=1200, items=2400, register=("a",)):
         self.rig, self.name = rig, name
@@ -262,6 +262,7 @@ class Cell:
                 self.register(letter)
         self.base = checker.baseline(self.dsn("a"))
         self.writers = None
+        self.prober = None
         self.job_id = None
         self.objects = {}
 
@@ -287,7 +288,8 @@ class Cell:
             connection.close()
 
     def write(self, routers=2, direct=1, rate=40, **spec):
-        """Starts ledger writers, and waits until each way has had some writes acknowledged."""
+        """Starts the prober and ledger writers, and waits until each way has had some writes acknowledged."""
+        self.probe()
         self.writers = Writers(os.path.join(self.rig.stack.paths.root, "ledger", self.name), self.sizes, routers + direct,
                                rate=rate, seed=self.rig.number, timeout_ms=15000, long_seconds=0.2, hot=60,
                                mix={"long": 1, "prepared": 2}, **spec)
@@ -298,6 +300,17 @@ class Cell:
             self.writers.direct(self.shards["a"]["primary_endpoint"], direct)
         self.wait_acked(20, "router" if routers else "direct")
         return self
+
+    def probe(self):
+        """From here to finish(), each shard is asked what it accepts (I2)."""
+        self.prober = prober.Prober({s["name"]: s["primary_endpoint"] for s in self.shards.values()},
+                                    prober.spread_keys(self.dsn("a")))
+        self.prober.start()
+
+    def judge_prober(self):
+        """One owner a key at any time: fails with the prober's words otherwise; returns its summary."""
+        self.prober.await_rounds(seconds=30 * SLOW)
+        return self.prober.judge(checker.Ring.fetch(self.rig.api2.base, self.name).owner)
 
     def wait_acked(self, more=20, via="router", seconds=30):
         """Until so many further writes were acknowledged: clients are served."""
@@ -366,6 +379,7 @@ class Cell:
         self.check(logs, leftovers="a")
         self.finalize()
         report = self.check(logs)
+        self.judge_prober()
         self.no_residue(unchanged=False)
         got = self.rig.api2.check(self.name)
         assert got["ok"], got.get("findings", [])
@@ -380,6 +394,9 @@ class Cell:
         return checker.stale_writes(logs, ring, self.shards["a"]["name"], self.dsn("a"), flipped)
 
     def close(self):
+        if self.prober is not None:
+            self.prober.stop()
+            self.prober = None
         if self.writers is not None:
             self.writers.kill()
             self.writers = None

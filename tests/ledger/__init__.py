@@ -7,4 +7,5 @@ It proves invariant I1: no acknowledged write is lost, duplicated, stale or misp
     executors   how a transaction is run: through a router, or directly against one shard with a stale ring
     writer      the mix of operations; `python3 -m ledger.writer SPEC.json` runs some writers as a process
     checker     what the shards should hold, what they do hold, and the defects
+    prober      the proof of I2: asks every shard, while all this goes on, which keys it would accept
 """
