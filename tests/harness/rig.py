@@ -310,7 +310,7 @@ class Cell:
     def judge_prober(self):
         """One owner a key at any time: fails with the prober's words otherwise; returns its summary."""
         self.prober.await_rounds(seconds=30 * SLOW)
-        return self.prober.judge(checker.Ring.fetch(self.rig.api2.base, self.name).owner)
+        return self.prober.judge(self.ring().owner)
 
     def wait_acked(self, more=20, via="router", seconds=30):
         """Until so many further writes were acknowledged: clients are served."""
@@ -343,9 +343,15 @@ class Cell:
         ids = {s["id"] for s in self.rig.api2.retrying("GET", f"/api/v1/shards?keyspace={self.name}").get("shards", [])}
         return {s["name"]: s["superuser_endpoint"] for s in self.shards.values() if s["name"] in ids}
 
+    def ring(self):
+        """As it is after the cell's job."""
+        job = self.rig.api2.job(self.job_id) if self.job_id else {}
+        flipped = job.get("state") in ("completed", "finalized")
+        return checker.Ring.fetch(self.rig.api2.base, self.name, job["ring_version_after"] if flipped else 0, 10 * SLOW)
+
     def check(self, logs, leftovers=()):
         """Fails with the checker's words unless the ledger is clean; returns its report."""
-        ring = checker.Ring.fetch(self.rig.api2.base, self.name)
+        ring = self.ring()
         left = [self.shards[letter]["name"] for letter in leftovers]
         report = checker.check(checker.Ledger(self.base, logs), ring, self.registered(), leftovers=left)
         assert report.clean, str(report)
@@ -390,7 +396,7 @@ class Cell:
     def stale(self, logs):
         job = self.rig.api2.job(self.job_id)
         flipped = (job.get("cutover") or {}).get("flipped_ms", 0) / 1000
-        ring = checker.Ring.fetch(self.rig.api2.base, self.name)
+        ring = self.ring()
         return checker.stale_writes(logs, ring, self.shards["a"]["name"], self.dsn("a"), flipped)
 
     def close(self):

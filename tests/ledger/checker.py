@@ -15,6 +15,7 @@ Where the outcome is unknown, both states are right.
 import bisect
 import io
 import json
+import time
 import urllib.request
 
 import psycopg2
@@ -53,9 +54,15 @@ class Ring:
         self.owners = [a[2] for a in arcs]
 
     @classmethod
-    def fetch(cls, gateway, keyspace="default"):
-        with urllib.request.urlopen(f"{gateway}/api/v1/keyspaces/{keyspace}/ring", timeout=10) as r:
-            got = json.load(r)
+    def fetch(cls, gateway, keyspace="default", at_least=0, seconds=10):
+        """Asks again until the ring has version `at_least`: whoever answers learns of a flip a little later than its job."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with urllib.request.urlopen(f"{gateway}/api/v1/keyspaces/{keyspace}/ring", timeout=10) as r:
+                got = json.load(r)
+            if got["ring_version"] >= at_least or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
         return cls({s["shard_id"]: [int(b) for b in s.get("bounds", [])] for s in got["shards"]}, got["ring_version"])
 
     def owner(self, key_hash):

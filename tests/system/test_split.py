@@ -202,7 +202,7 @@ def test_every_schema_feature_moves(rig):
     job = rig.api.wait_job(job_id, "completed", 60, seen=seen, poll=0.02)
     assert changed, "the changes did not meet the copy"
     assert job["validation"]["passed"]
-    ring = checker.Ring.fetch(rig.api.base, cell.name)
+    ring = checker.Ring.fetch(rig.api.base, cell.name, job["ring_version_after"])
     for schema, table, key in FEATURES:
         source = rows_of(cell.shards["a"]["superuser_endpoint"], schema, table, key)
         assert source, table
