@@ -1,4 +1,5 @@
 // Peer: one DEALER to one endpoint, with many requests in flight.
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +50,13 @@ struct sp_peer {
     bool closed;             // sp_peer_close was called
     sp_buf_t envelope_buf;   // scratch
     sp_buf_t body_buf;       // scratch
+    sp_peer_t *next_open;    // in `open_peers`
 };
+
+// zloop ends a timer only after the round of timers under way: one that is due in the same round still fires, when its peer may be
+// gone, and another one may have its address. So a timer looks for its peer here first.
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER; // for the list
+static sp_peer_t *open_peers;                                 // of all loops
 
 static int on_readable(zloop_t *loop, zsock_t *sock, void *arg);
 static int on_timer(zloop_t *loop, int timer, void *arg);
@@ -96,6 +103,37 @@ static void unlink_call(sp_peer_t *self, call_t *c)
         c->next->link = c->link;
     else
         self->end = c->link;
+}
+
+static void list_open(sp_peer_t *self)
+{
+    pthread_mutex_lock(&open_lock);
+    self->next_open = open_peers;
+    open_peers = self;
+    pthread_mutex_unlock(&open_lock);
+}
+
+static void unlist_open(const sp_peer_t *self)
+{
+    pthread_mutex_lock(&open_lock);
+    for (sp_peer_t **link = &open_peers; *link; link = &(*link)->next_open)
+        if (*link == self) {
+            *link = self->next_open;
+            break;
+        }
+    pthread_mutex_unlock(&open_lock);
+}
+
+// The open peer that a timer of this loop was made for; NULL when it was ended.
+static sp_peer_t *timers_peer(const zloop_t *loop, int timer, const void *arg)
+{
+    pthread_mutex_lock(&open_lock);
+    sp_peer_t *p = open_peers;
+    while (p && p != arg)
+        p = p->next_open;
+    bool ours = p && p->loop == loop;
+    pthread_mutex_unlock(&open_lock);
+    return ours && p->timer == timer ? p : NULL;
 }
 
 static void free_self(sp_peer_t *self)
@@ -148,9 +186,9 @@ static void arm_timer(sp_peer_t *self, int64_t deadline_ms)
 
 static int on_timer(zloop_t *loop, int timer, void *arg)
 {
-    (void)loop;
-    (void)timer;
-    sp_peer_t *self = arg;
+    sp_peer_t *self = timers_peer(loop, timer, arg);
+    if (!self)
+        return 0;
     self->timer = -1;
     int64_t now = sp_clock_mono_ms();
     int64_t next = INT64_MAX;
@@ -350,6 +388,7 @@ int sp_peer_open(sp_peer_t **ret_self, zloop_t *loop, const char *endpoint, sp_p
         free_self(self);
         return rc;
     }
+    list_open(self);
     *ret_self = self;
     return 0;
 }
@@ -363,6 +402,7 @@ void sp_peer_close(sp_peer_t **self_p)
     if (self->closed)
         return;
     self->closed = true;
+    unlist_open(self);
     if (self->timer >= 0)
         zloop_timer_end(self->loop, self->timer);
     self->timer = -1;

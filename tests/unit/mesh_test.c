@@ -381,6 +381,28 @@ static void test_close_ends_calls(void **state)
     assert_int_equal(a[1].err.code, SP_E_OUTCOME_UNKNOWN);
 }
 
+static int close_it(zloop_t *loop, int timer, void *arg)
+{
+    (void)loop;
+    (void)timer;
+    sp_peer_close(arg);
+    return 0;
+}
+
+// A process that slept finds all its timers due in one round: the first closes the peer that the second is for.
+static void test_close_while_its_timer_is_due(void **state)
+{
+    service_t *s = *state;
+    sp_peer_t *peer = open_peer(s);
+    answer_t a = {0};
+    zloop_timer(s->loop, 5, 1, close_it, &peer);
+    ask(peer, "forget", NULL, 10, &a);
+    sp_clock_sleep_ms(50);
+    run_for(s->loop, 50);
+    assert_null(peer);
+    assert_int_equal(a.n, 1);
+}
+
 static void test_close_in_callback(void **state)
 {
     service_t *s = *state;
@@ -900,6 +922,7 @@ int main(void)
         TEST(test_late_reply_is_dropped),
         TEST(test_silent_endpoint),
         TEST(test_close_ends_calls),
+        TEST(test_close_while_its_timer_is_due),
         TEST(test_close_in_callback),
         TEST(test_push_to_worker),
         TEST(test_reply_to_peer_that_left),
