@@ -56,6 +56,13 @@ def failpoints(service):
     return found if os.environ.get("SP_ALL") else [p for p in found if CHOSEN.fullmatch(p)]
 
 
+def reachable(dsn):
+    with contextlib.suppress(psycopg2.OperationalError):
+        psycopg2.connect(dsn).close()
+        return True
+    return False
+
+
 class Reviver(threading.Thread):
     """Waits for a service to die, then starts it again without failpoints, as its supervisor would."""
 
@@ -93,7 +100,8 @@ class Reviver(threading.Thread):
 class Rig:
     """One stack at a time; rebuilt after a test that failed, or when it is worn."""
 
-    def __init__(self):
+    def __init__(self, folder=FOLDER, replicas=0):
+        self.folder, self.replicas = folder, replicas
         self.stack = None
         self.cells = 0
         self.number = 0
@@ -107,8 +115,8 @@ class Rig:
         if self.stack is not None and self.cells >= CELLS_PER_STACK:
             self.drop()
         if self.stack is None:
-            self.stack = Stack(FOLDER)
-            self.stack.up(shards=3, managers=2, routers=2, gateways=2, resharders=2, port_base=free_base(), fsync=False,
+            self.stack = Stack(self.folder)
+            self.stack.up(shards=3, replicas=self.replicas, managers=2, routers=2, gateways=2, resharders=2, port_base=free_base(), fsync=False,
                           binaries=BIN, fresh=True, overrides=OVERRIDES)
             self.cells, self.read, self.env = 0, {}, {}
         return self
@@ -190,6 +198,30 @@ class Rig:
 
         self.stack.wait_for(f"{service} to stop itself", stopped, seconds * SLOW)
 
+    @contextlib.contextmanager
+    def in_test(self, request):
+        """Everything runs when a test begins. After a failure the logs are kept and the stack is thrown away."""
+        try:
+            self.ensure()
+        except BaseException:
+            if self.stack is not None and self.stack.record is not None:
+                self.drop()
+            self.stack = None
+            raise
+        yield self
+        reports = self.sanitizer_reports()
+        if getattr(request.node, "failed_call", True) or reports:
+            print(f"logs kept in {self.keep_logs(request.node.name)}")
+            self.drop()
+        else:
+            self.restore()
+        assert not reports, "\n".join(reports)
+
+    def reconfigure(self, kind, **values):
+        """Services of a kind read other values when they are started the next time."""
+        for s in self.stack.of_kind(kind):
+            s.write_config({**OVERRIDES, **values})
+
     def restore(self):
         """After a test: everything runs again, without failpoints."""
         for s in self.stack.services.values():
@@ -229,11 +261,15 @@ class Rig:
         out = {}
         for letter, c in zip("abcdefgh", clusters):
             out[letter] = {
-                "name": f"{name}-{letter}", "port": c.port, "database": name, "replicas": [], "cluster": c.name,
+                "name": f"{name}-{letter}", "port": c.port, "database": name, "cluster": c.name,
+                "replicas": [r.uri("shop_app", name) for r in self.stack.clusters.values() if r.upstream == c.port],
                 "primary_endpoint": c.uri("shop_app", name), "admin_endpoint": c.uri("shardplane_ddl", name),
                 "apply_endpoint": c.uri("shardplane_apply", name), "owner_endpoint": c.uri("shop_owner", name),
                 "superuser_endpoint": c.uri("postgres", name)}
         self.cells += 1
+        for c in self.stack.clusters.values():
+            if c.upstream is not None:
+                self.stack.wait_for(f"{name} on {c.name}", lambda c=c: reachable(c.uri("shop_app", name)), 30 * SLOW)
         return out
 
     def new_name(self, prefix="cell"):
@@ -248,9 +284,9 @@ class Rig:
 class Cell:
     """One keyspace, its databases, its writers and its prober."""
 
-    def __init__(self, rig, name, customers=400, orders=1200, items=2400, register=("a",)):
+    def __init__(self, rig, name, customers=400, orders=1200, items=2400, register=("a",), shards=None):
         self.rig, self.name = rig, name
-        self.shards = rig.databases(name)
+        self.shards = shards or rig.databases(name)
         self.sizes = {"customers": customers, "orders": orders}
         shop.load(self.shards["a"]["owner_endpoint"], customers, orders, items)
         rig.api.post("/api/v1/keyspaces", {"name": name})
@@ -271,8 +307,8 @@ class Cell:
 
     def body(self, letter):
         s = self.shards[letter]
-        return {"name": s["name"], "keyspace": self.name, "primary_endpoint": s["primary_endpoint"],
-                "admin_endpoint": s["admin_endpoint"], "apply_endpoint": s["apply_endpoint"]}
+        given = ("primary_endpoint", "admin_endpoint", "apply_endpoint", "replicas")
+        return {"name": s["name"], "keyspace": self.name, **{k: s[k] for k in given if s.get(k)}}
 
     def register(self, letter):
         return self.rig.api.post("/api/v1/shards", self.body(letter), timeout=60)

@@ -1,18 +1,10 @@
 """Invariant I9: no password in a log, an answer, an event, an argument list, or in clear in etcd."""
-import base64
 import glob
 import json
 import os
 import threading
-import urllib.request
 
-
-def etcd_dump(endpoint):
-    """All keys and values of the private etcd as bytes."""
-    body = json.dumps({"key": base64.b64encode(b"\0").decode(), "range_end": base64.b64encode(b"\0").decode()}).encode()
-    with urllib.request.urlopen(urllib.request.Request(endpoint + "/v3/kv/range", data=body), timeout=10) as r:
-        kvs = json.load(r).get("kvs", [])
-    return b"\n".join(base64.b64decode(kv["key"]) + b"=" + base64.b64decode(kv.get("value", "")) for kv in kvs)
+from harness import catalog
 
 
 class ArgumentWatch(threading.Thread):
@@ -51,7 +43,7 @@ def test_no_secret_is_shown(cell):
     for path in ("/api/v1/shards", f"/api/v1/shards/{cell.name}-a", f"/api/v1/shards/{cell.name}-a/health", "/api/v1/keyspaces",
                  "/api/v1/reshard/jobs", "/api/v1/services", f"/api/v1/keyspaces/{cell.name}/ring", "/health", "/api/v1/health"):
         answers.append(cell.rig.api.get(path))
-    places = {"a REST answer": json.dumps(answers).encode(), "etcd": etcd_dump(cell.rig.stack.etcd.endpoint),
+    places = {"a REST answer": json.dumps(answers).encode(), "etcd": catalog.dump(cell.rig.stack.etcd.endpoint),
               "an argument list": b"\n".join(watch.seen)}
     assert len(places["etcd"]) > 2000 and b"/shardplane/shards/" in places["etcd"], "the dump of etcd is not what it should be"
     assert any(b"resharder" in a for a in watch.seen)
