@@ -230,7 +230,7 @@ int command_shard_create(command_t *c, const void *body, sp_error_t *err)
                  identity_same_database(old->shard, &record)))
         return sp_error_set(err, SP_E_ALREADY_EXISTS, "shard " SP_STR_FMT " is registered already",
                             SP_STR_ARG(record.id));
-    rc = identity_provision(c->env, &record, c->arena, err);
+    rc = identity_provision(c->env, &record, NULL, 0, c->arena, err);
     if (rc == 0)
         rc = put_intent(c, &record, err);
     if (rc == 0)

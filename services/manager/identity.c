@@ -206,16 +206,25 @@ int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t 
 
 // ---- the apply role
 
-// A shard of the same cluster that has an apply role: roles belong to clusters, so its password serves here too.
-static const sp_msg_catalog_shard_t *neighbour(const env_t *env,
-                                               const sp_msg_catalog_shard_t *record)
+static bool lends(const sp_msg_catalog_shard_t *other, const sp_msg_catalog_shard_t *record)
 {
-    for (size_t i = 0; i < env->catalog->n_shards; i++) {
-        const sp_msg_catalog_shard_t *other = env->catalog->shards[i].shard;
-        if (!sp_str_eq(other->id, record->id) &&
-            sp_str_eq(other->system_identifier, record->system_identifier) && other->apply.len)
-            return other;
-    }
+    return !sp_str_eq(other->id, record->id) &&
+           sp_str_eq(other->system_identifier, record->system_identifier) && other->apply.len;
+}
+
+// A shard of the same cluster that has an apply role: roles belong to clusters, so its password serves here too, and a new one would
+// lock that shard's tasks out.
+static const sp_msg_catalog_shard_t *neighbour(const env_t *env,
+                                               const sp_msg_catalog_shard_t *record,
+                                               const sp_msg_catalog_shard_t *const *siblings,
+                                               size_t n_siblings)
+{
+    for (size_t i = 0; i < env->catalog->n_shards; i++)
+        if (lends(env->catalog->shards[i].shard, record))
+            return env->catalog->shards[i].shard;
+    for (size_t i = 0; i < n_siblings; i++)
+        if (lends(siblings[i], record))
+            return siblings[i];
     return NULL;
 }
 
@@ -227,8 +236,9 @@ static int open_sealed(env_t *env, sp_str_t sealed, sp_arena_t *arena, sp_dsn_t 
     return rc == 0 ? sp_dsn_parse(clear, arena, ret_dsn, err) : rc;
 }
 
-int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *arena,
-                       sp_error_t *err)
+int identity_provision(env_t *env, sp_msg_catalog_shard_t *record,
+                       const sp_msg_catalog_shard_t *const *siblings, size_t n_siblings,
+                       sp_arena_t *arena, sp_error_t *err)
 {
     if (record->apply.len)
         return 0;
@@ -240,7 +250,7 @@ int identity_provision(env_t *env, sp_msg_catalog_shard_t *record, sp_arena_t *a
     rc = env_pg_record(env, record, ENV_ADMIN, &pg, err);
     if (rc != 0)
         return rc;
-    const sp_msg_catalog_shard_t *other = neighbour(env, record);
+    const sp_msg_catalog_shard_t *other = neighbour(env, record, siblings, n_siblings);
     char password[41];
     sp_random_id(password, 40);
     if (other) {
