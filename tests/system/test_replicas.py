@@ -1,0 +1,192 @@
+"""Shards with streaming replicas: who must not be promoted after a split, and a source that was replaced by its replica."""
+import contextlib
+import os
+import shutil
+import signal
+
+import psycopg2
+import pytest
+
+from harness import catalog
+from harness.rig import FOLDER, SLOW, Reviver, Rig
+
+from test_slot import break_job, hold_in_deltasync, split_to_the_end
+
+
+@pytest.fixture(scope="module")
+def replicated():
+    made = Rig(os.path.join(FOLDER, "replicas"), replicas=1)
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def rig(replicated, request):
+    """Like the rig of all other tests, but each of its clusters has a replica."""
+    with replicated.in_test(request) as ready:
+        yield ready
+
+
+def replica(cell, letter):
+    port = cell.shards[letter]["port"]
+    return next(c for c in cell.rig.stack.clusters.values() if c.upstream == port)
+
+
+def ask(cluster, query, database="postgres"):
+    connection = psycopg2.connect(cluster.uri("postgres", database))
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall() if cursor.description else None
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def asleep(pids):
+    """SIGSTOP until the block ends."""
+    try:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # a backend that has just ended
+                os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def receiver(cluster):
+    """Asleep, the replica answers queries, but gets nothing any more."""
+    return [ask(cluster, "SELECT pid FROM pg_stat_wal_receiver")[0][0]]
+
+
+def whole(cluster):
+    """The postmaster and all its children."""
+    pids = [cluster.pidfile.pid()]
+    with open(f"/proc/{pids[0]}/task/{pids[0]}/children", encoding="ascii") as f:
+        return pids + [int(p) for p in f.read().split()]
+
+
+def ineligible(cell):
+    return {letter: catalog.shard(cell.rig.stack.etcd.endpoint, s["name"]).get("ineligible_replicas", [])
+            for letter, s in cell.shards.items()}
+
+
+def wait_level(cell):
+    """Until each replica has everything that its primary has."""
+    for letter in cell.shards:
+        lsn = cell.sql(letter, "SELECT pg_current_wal_flush_lsn()")[0][0]
+        other = replica(cell, letter)
+        cell.rig.stack.wait_for(f"{other.name} to reach {lsn}",
+                                lambda c=other, at=lsn: ask(c, f"SELECT pg_last_wal_replay_lsn() >= '{at}'") == [(True,)], 30 * SLOW)
+
+
+def rows(cell, letter, table):
+    return sorted(cell.sql(letter, f"SELECT t::text FROM {table} t"))
+
+
+def test_split_under_load_with_replicas(cell):
+    """Everything that the split promises without replicas; and they end up with what their primaries have."""
+    cell.write()
+    cell.split()
+    cell.wait("completed")
+    cell.finish()
+    wait_level(cell)
+    for letter in "abc":
+        for table in ("customers", "orders", "order_items"):
+            there = [r for r in ask(replica(cell, letter), f"SELECT t::text FROM {table} t ORDER BY 1", cell.name)]
+            assert sorted(there) == rows(cell, letter, table), f"{table} of {letter}"
+        assert ask(replica(cell, letter), "SELECT count(*) FROM pg_replication_slots") == [(0,)]
+        assert cell.sql(letter, "SELECT count(*) FROM pg_replication_slots") == [(0,)]
+
+
+def test_the_flip_waits_for_replicas(cell):
+    """The first looks see nobody caught up; the flip comes when they have: all may be promoted."""
+    wait_level(cell)
+    cell.rig.set_failpoints("resharder", "replica_look:error*3")
+    cell.split()
+    cell.wait("completed")
+    assert ineligible(cell) == {"a": [], "b": [], "c": []}
+    cell.finalize()
+
+
+def test_a_replica_that_is_behind_is_not_eligible(cell):
+    """One of the source and one of a target get nothing from before the fence on; the others stay eligible, and the job does not hang."""
+    with asleep(receiver(replica(cell, "a")) + receiver(replica(cell, "c"))):
+        cell.split()
+        job = cell.wait("completed")
+        assert ineligible(cell) == {"a": [0], "b": [], "c": [0]}
+        assert job["cutover"]["fence_to_open_ms"] < 1500 * SLOW, job["cutover"]
+        for letter, behind in (("a", True), ("b", False), ("c", True)):
+            if behind:
+                received = ask(replica(cell, letter), "SELECT pg_last_wal_receive_lsn()")[0][0]
+                assert cell.sql(letter, f"SELECT pg_current_wal_flush_lsn() > '{received}'") == [(True,)], "it was not behind at all"
+        cell.finalize()
+        # A new leader, and whatever it writes, does not make them eligible.
+        cell.rig.lead_with("")
+        assert ineligible(cell) == {"a": [0], "b": [], "c": [0]}
+    wait_level(cell)
+
+
+def test_a_replica_that_freezes_inside_the_fence_holds_up_nobody(cell):
+    """It has answered before the lock and does not any more: writers wait no longer for that, and it is not eligible."""
+    wait_level(cell)
+    cell.rig.set_failpoints("resharder", "fence_after_lock:sleep=400*1")
+    cell.split()
+    locked = ("SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.granted AND l.mode = 'ShareRowExclusiveLock' "
+              "AND a.datname = current_database() AND a.application_name LIKE 'shardplane/%/fence'")
+    cell.rig.stack.wait_for("the fence's lock", lambda: cell.sql("a", locked) != [(0,)], 30 * SLOW, interval=0.01)
+    with asleep(whole(replica(cell, "a"))):
+        job = cell.wait("completed")
+        assert ineligible(cell) == {"a": [0], "b": [], "c": []}
+        assert job["cutover"]["attempts"] == 1 and job["cutover"]["fence_to_open_ms"] < 2000 * SLOW, job["cutover"]
+    cell.finalize()
+
+
+def test_nobody_is_eligible_when_nobody_knows(cell):
+    """The worker dies right after the seal, before it could say which replicas have it."""
+    others = cell.rig.work_with("fence_after_seal:kill")
+    with Reviver(cell.rig, "resharder-1", others) as reviver:
+        cell.split()
+        cell.wait("completed")
+        assert reviver.died
+    assert ineligible(cell) == {"a": [0], "b": [0], "c": [0]}
+    cell.finalize()
+
+
+def replace_by_replica(cell, letter, before_it_returns):
+    """Stops the primary and lets its replica, promoted, take its place at the same address; the old one becomes the new one's replica."""
+    primary = next(c for c in cell.rig.stack.clusters.values() if c.port == cell.shards[letter]["port"])
+    standby = replica(cell, letter)
+    primary.stop("fast")
+    assert ask(standby, "SELECT pg_promote(true, 30)") == [(True,)]
+    before_it_returns(standby)
+    standby.stop("fast")
+    primary.clear()
+    os.rename(standby.data, primary.data)
+    primary.append_conf()
+    primary.start()
+    shutil.rmtree(standby.data, ignore_errors=True)
+    standby.basebackup()
+    standby.start()
+
+
+def test_a_promoted_source_ends_the_job(cell):
+    """Its slot did not come along; and one that somebody makes under the same name is not taken for it."""
+    cell.remember()
+    cell.split()
+    slot = hold_in_deltasync(cell)
+
+    def somebody_helps(standby):
+        ask(standby, f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')", cell.name)
+
+    def promote():
+        replace_by_replica(cell, "a", somebody_helps)
+
+    job = break_job(cell, promote)
+    assert "promoted" in job["error"]["message"] and "timeline 2" in job["error"]["message"], job["error"]
+    cell.no_residue("bc")
+    cell.write()
+    split_to_the_end(cell)
