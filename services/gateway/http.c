@@ -122,7 +122,8 @@ static void on_connection(void *cls, struct MHD_Connection *con, void **socket_c
 }
 
 // The library's messages are about clients' faults: nothing that an operator could mend.
-static void on_library_log(void *cls, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void on_library_log(void *cls, const char *fmt,
+                                                                 va_list ap)
 {
     (void)cls;
     char text[256];

@@ -184,8 +184,8 @@ int follow_session_open(follow_t *f, sp_error_t *err)
         return sp_error_set(err, SP_E_INVALID_ARGUMENT,
                             "a follower needs a slot and 1 to 64 targets");
     f->session = sp_arena_new(0);
-    f->lanes = calloc(n, sizeof *f->lanes);
-    f->sides = calloc(n, sizeof *f->sides);
+    f->lanes = calloc(n, sizeof *f->lanes); // NOLINT(bugprone-sizeof-expression): pointers
+    f->sides = calloc(n, sizeof *f->sides); // NOLINT(bugprone-sizeof-expression): pointers
     f->positions = calloc(n, sizeof *f->positions);
     f->receivers = calloc(n, sizeof *f->receivers);
     f->standbys = calloc(n, sizeof *f->standbys);

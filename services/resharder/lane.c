@@ -236,7 +236,7 @@ static int bind(lane_t *self, const follow_relation_t *r, const follow_shape_t *
 {
     int n = 0;
     bool sets = shape->kind == SHAPE_INSERT || shape->kind == SHAPE_UPDATE;
-    for (int i = 0; sets && i < r->n; i++)
+    for (int i = 0; sets && row && i < r->n; i++)
         if (shape->set[i])
             add_param(self, &n, &row->columns[i]);
     for (int i = 0; shape->kind != SHAPE_INSERT && i < r->n; i++) {

@@ -51,6 +51,8 @@ int main(void)
         rc = sp_ring_build(&ring, shards, SHARDS, &err);
     if (rc != 0) {
         fprintf(stderr, "route_bench: %s\n", err.text);
+        sp_arena_destroy(&arena);
+        free(taken);
         return 1;
     }
     for (int i = 0; i < KEYS; i++)

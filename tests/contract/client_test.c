@@ -209,6 +209,8 @@ static router_t *router_start(void)
 
 static void router_stop(router_t **self_p)
 {
+    if (!*self_p)
+        return;
     atomic_store(&(*self_p)->stop, 1);
     pthread_join((*self_p)->thread, NULL);
     free(*self_p);

@@ -32,9 +32,9 @@ static size_t unhex(const char *hex, unsigned char *out)
 {
     size_t n = strlen(hex) / 2;
     for (size_t i = 0; i < n; i++) {
-        unsigned byte;
-        assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
-        out[i] = (unsigned char)byte;
+        int high = sp_str_hex_digit(hex[2 * i]), low = sp_str_hex_digit(hex[2 * i + 1]);
+        assert_true(high >= 0 && low >= 0);
+        out[i] = (unsigned char)(high << 4 | low);
     }
     return n;
 }
@@ -47,6 +47,7 @@ static void check_row(json_t *row)
     const sp_schema_t *schema = find_schema(name);
     if (schema == NULL) {
         fail_msg("no message %s", name);
+        return;
     }
     unsigned char *bytes = malloc(strlen(hex) / 2 + 1);
     size_t len = unhex(hex, bytes);

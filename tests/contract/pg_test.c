@@ -243,12 +243,12 @@ static sp_pipe_t *pipe_open(const char *user, size_t cache)
 
 #define S(text)                                                                                    \
     {                                                                                              \
-        .sql = text                                                                                \
+        .sql = (text)                                                                              \
     }
 #define SEND(pipe, list, answer)                                                                   \
-    send_request(pipe, list, sizeof list / sizeof list[0], answer, 5000, false)
+    send_request(pipe, list, sizeof(list) / sizeof((list)[0]), answer, 5000, false)
 #define SEND_READ(pipe, list, answer)                                                              \
-    send_request(pipe, list, sizeof list / sizeof list[0], answer, 5000, true)
+    send_request(pipe, list, sizeof(list) / sizeof((list)[0]), answer, 5000, true)
 
 static void send_request(sp_pipe_t *pipe, const sp_pipe_statement_t *list, size_t n, answer_t *a,
                          int64_t ms, bool read_only)

@@ -174,7 +174,7 @@ static void garbage(void **state)
             text[n] = alphabet[(seed >> 16) % (sizeof alphabet - 1)];
         }
         if (round % 2 == 0 && len > 13)
-            memcpy(text, "postgresql://", 13);
+            memcpy(text, "postgresql://", 13); // NOLINT(bugprone-not-null-terminated-result): bytes
         seed = seed * 1664525 + 1013904223;
         sp_dsn_t dsn;
         int rc = sp_dsn_parse((sp_str_t){text, len}, *state, &dsn, NULL);

@@ -18,8 +18,10 @@ static char allow[64];
 static int request(const char *method, const char *uri, const char *json,
                    const sp_schema_t **ret_schema, void **ret_body)
 {
+    static max_align_t nothing[256]; // what a request that failed leaves
     sp_str_t path, query;
     sp_route_fields_t fields = {.n = 0};
+    *ret_body = nothing;
     memset(&err, 0, sizeof(err));
     sp_route_split(sp_str(uri), &path, &query);
     int rc = sp_route_find(method, path, arena, ret_schema, &fields, allow, sizeof(allow), &err);
