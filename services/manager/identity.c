@@ -216,15 +216,14 @@ static bool lends(const sp_msg_catalog_shard_t *other, const sp_msg_catalog_shar
 // lock that shard's tasks out.
 static const sp_msg_catalog_shard_t *neighbour(const env_t *env,
                                                const sp_msg_catalog_shard_t *record,
-                                               const sp_msg_catalog_shard_t *const *siblings,
-                                               size_t n_siblings)
+                                               const sp_msg_job_target_t *targets, size_t n_targets)
 {
     for (size_t i = 0; i < env->catalog->n_shards; i++)
         if (lends(env->catalog->shards[i].shard, record))
             return env->catalog->shards[i].shard;
-    for (size_t i = 0; i < n_siblings; i++)
-        if (lends(siblings[i], record))
-            return siblings[i];
+    for (size_t i = 0; i < n_targets; i++)
+        if (targets[i].registration && lends(targets[i].registration, record))
+            return targets[i].registration;
     return NULL;
 }
 
@@ -237,8 +236,8 @@ static int open_sealed(env_t *env, sp_str_t sealed, sp_arena_t *arena, sp_dsn_t 
 }
 
 int identity_provision(env_t *env, sp_msg_catalog_shard_t *record,
-                       const sp_msg_catalog_shard_t *const *siblings, size_t n_siblings,
-                       sp_arena_t *arena, sp_error_t *err)
+                       const sp_msg_job_target_t *targets, size_t n_targets, sp_arena_t *arena,
+                       sp_error_t *err)
 {
     if (record->apply.len)
         return 0;
@@ -250,7 +249,7 @@ int identity_provision(env_t *env, sp_msg_catalog_shard_t *record,
     rc = env_pg_record(env, record, ENV_ADMIN, &pg, err);
     if (rc != 0)
         return rc;
-    const sp_msg_catalog_shard_t *other = neighbour(env, record, siblings, n_siblings);
+    const sp_msg_catalog_shard_t *other = neighbour(env, record, targets, n_targets);
     char password[41];
     sp_random_id(password, 40);
     if (other) {

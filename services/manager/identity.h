@@ -28,10 +28,10 @@ int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t 
                    sp_msg_catalog_shard_t *ret_record, sp_error_t *err);
 // Whether two records name one database, whatever their DSNs say.
 bool identity_same_database(const sp_msg_catalog_shard_t *a, const sp_msg_catalog_shard_t *b);
-// Makes sure the record has an apply role: uses another shard's of the same cluster, or makes role shardplane_apply. Others that are being
-// registered together with it, and are not in the catalog with their role yet, are in `siblings`; may be NULL.
+// Makes sure the record has an apply role: uses another shard's of the same cluster, or makes role shardplane_apply. Those that a job
+// registers together are not in the catalog with their role yet: they are looked for in `targets`, which may be NULL.
 int identity_provision(env_t *env, sp_msg_catalog_shard_t *record,
-                       const sp_msg_catalog_shard_t *const *siblings, size_t n_siblings,
-                       sp_arena_t *arena, sp_error_t *err);
+                       const sp_msg_job_target_t *targets, size_t n_targets, sp_arena_t *arena,
+                       sp_error_t *err);
 
 #endif

@@ -79,24 +79,6 @@ static int put_registrations(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err)
     return 0;
 }
 
-// Targets that the job registers get their apply roles: several of one cluster share theirs.
-static int provision(job_t *job, sp_error_t *err)
-{
-    const sp_msg_catalog_job_t *r = job->rec;
-    const sp_msg_catalog_shard_t **ready =
-        sp_arena_alloc(job->arena, r->targets.n + 1, sizeof *ready);
-    size_t n = 0;
-    int rc = ready ? 0 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "job");
-    for (size_t i = 0; rc == 0 && i < r->targets.n; i++) {
-        sp_msg_catalog_shard_t *registration = r->targets.items[i].registration;
-        if (!registration)
-            continue;
-        rc = identity_provision(&job->env, registration, ready, n, job->arena, err);
-        ready[n++] = registration;
-    }
-    return rc;
-}
-
 int job_pending(job_t *job, sp_error_t *err)
 {
     sp_msg_catalog_job_t *r = job->rec;
@@ -122,7 +104,10 @@ int job_pending(job_t *job, sp_error_t *err)
     r->findings.n = plan.report.n_findings;
     if (!plan.report.ok)
         return refuse(job, &plan, err);
-    rc = provision(job, err);
+    for (size_t i = 0; rc == 0 && i < r->targets.n; i++)
+        if (r->targets.items[i].registration)
+            rc = identity_provision(&job->env, r->targets.items[i].registration, r->targets.items,
+                                    r->targets.n, job->arena, err);
     if (rc == 0)
         rc = encode_tokens(job, &plan, err);
     if (rc != 0)
