@@ -206,8 +206,9 @@ floors: ## check the may-include table of docs/architecture.md, and docs/failpoi
 	@$(PYTHON) tools/floors.py --self-test
 	@$(PYTHON) tools/floors.py
 	@$(PYTHON) tools/failpoints.py --check
-docs: ## write docs/openapi.json and docs/messages.md from schemas/
+docs: $(OUT)/tests/fsm/job_fsm_test ## write docs/openapi.json, messages.md and job-states.md from schemas/ and the table of states
 	$(PYTHON) tools/schemagen.py --schemas schemas --openapi docs/openapi.json --messages docs/messages.md
+	@SP_WRITE_DOCS=1 $< >/dev/null 2>&1
 docs-check: ## the generated documents are what the schemas say
 	@$(PYTHON) tools/schemagen.py --schemas schemas --openapi docs/openapi.json --messages docs/messages.md --check
 lint: gen ## banned calls, format, cppcheck, clang-tidy

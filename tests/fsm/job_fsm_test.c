@@ -224,14 +224,14 @@ static void page_is_current(void **state)
     }
     FILE *f = fopen(path, "r");
     if (!f)
-        fail_msg("%s is missing; run `SP_WRITE_DOCS=1 make unit`", path);
+        fail_msg("%s is missing; run `make docs`", path);
     char chunk[4096];
     size_t n;
     while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
         sp_buf_add(&got, chunk, n);
     fclose(f);
     if (strcmp(sp_buf_cstr(&want), sp_buf_cstr(&got)) != 0)
-        fail_msg("%s is not what the table says; run `SP_WRITE_DOCS=1 make unit`", path);
+        fail_msg("%s is not what the table says; run `make docs`", path);
     sp_buf_free(&want);
     sp_buf_free(&got);
 }
