@@ -137,6 +137,29 @@ static int check_unique(env_t *env, const sp_msg_catalog_shard_t *record, sp_err
     return 0;
 }
 
+// The guards let this role pass, so it must be nobody else's.
+static int check_apply(env_t *env, sp_str_t endpoint, const identity_t *id, const identity_t *app,
+                       sp_arena_t *arena, sp_msg_catalog_shard_t *record, sp_error_t *err)
+{
+    sp_dsn_t dsn;
+    identity_t own = {0};
+    int rc = identity_probe(env, "apply_endpoint", endpoint, arena, &dsn, &own, err);
+    if (rc == 0)
+        rc = same_database("apply_endpoint", id, &own, err);
+    if (rc == 0 && !own.replication)
+        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "apply_endpoint: role %s lacks REPLICATION",
+                          own.user);
+    if (rc == 0 && (strcmp(own.user, app->user) == 0 || strcmp(own.user, id->user) == 0))
+        rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                          "apply_endpoint: role %s is also used by another endpoint; guards exempt "
+                          "the apply role, so it must be its own",
+                          own.user);
+    if (rc == 0)
+        rc = seal_dsn(env, &dsn, arena, &record->apply, err);
+    record->apply_role = sp_str(sp_arena_strz(arena, own.user));
+    return rc;
+}
+
 int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t *arena,
                    sp_msg_catalog_shard_t *ret_record, sp_error_t *err)
 {
@@ -147,8 +170,8 @@ int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t 
                             "name: lower-case letters, digits, - and _, first a letter or digit");
     sp_str_t admin_text =
         request->admin_endpoint.len ? request->admin_endpoint : request->primary_endpoint;
-    sp_dsn_t primary, admin, apply;
-    identity_t id = {0}, app = {0}, apply_id = {0};
+    sp_dsn_t primary, admin;
+    identity_t id = {0}, app = {0};
     int rc =
         identity_probe(env, request->admin_endpoint.len ? "admin_endpoint" : "primary_endpoint",
                        admin_text, arena, &admin, &id, err);
@@ -166,24 +189,8 @@ int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t 
         r.database = sp_str(sp_arena_strz(arena, id.database));
         rc = check_unique(env, &r, err);
     }
-    if (rc == 0 && request->apply_endpoint.len) {
-        rc = identity_probe(env, "apply_endpoint", request->apply_endpoint, arena, &apply,
-                            &apply_id, err);
-        if (rc == 0)
-            rc = same_database("apply_endpoint", &id, &apply_id, err);
-        if (rc == 0 && !apply_id.replication)
-            rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                              "apply_endpoint: role %s lacks REPLICATION", apply_id.user);
-        if (rc == 0 &&
-            (strcmp(apply_id.user, app.user) == 0 || strcmp(apply_id.user, id.user) == 0))
-            rc = sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                              "apply_endpoint: role %s is also used by another endpoint; guards "
-                              "exempt the apply role, so it must be its own",
-                              apply_id.user);
-        if (rc == 0)
-            rc = seal_dsn(env, &apply, arena, &r.apply, err);
-        r.apply_role = sp_str(sp_arena_strz(arena, apply_id.user));
-    }
+    if (rc == 0 && request->apply_endpoint.len)
+        rc = check_apply(env, request->apply_endpoint, &id, &app, arena, &r, err);
     if (rc == 0)
         rc = check_replicas(env, request, &id, arena, &r, err);
     if (rc == 0)

@@ -102,6 +102,20 @@ int follow_take(follow_t *f, bool *ret_more, sp_error_t *err);
 // Ends the open transactions of all lanes and waits until they are durable. Not inside a source transaction.
 int follow_commit(follow_t *f, sp_error_t *err);
 bool follow_has_open(const follow_t *f); // any lane has an open transaction
+// Whether the lane's target has the current transaction already.
+bool follow_lane_skips(const follow_t *f, size_t lane);
+// Before something is sent to a lane: waits while it is full.
+int follow_open_room(follow_t *f, size_t lane, sp_error_t *err);
+
+// ---- follow_values.c
+// Whether columns came as unchanged, without their values.
+bool follow_lacks_values(const follow_relation_t *r, const sp_pgo_tuple_t *row);
+// Fills them from the source as it is now, by the row's new identity. *ret_found false: it has no such row any more.
+int follow_fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, bool *ret_found,
+                            sp_error_t *err);
+// Fills them for a row that leaves `from` (or FOLLOW_NOBODY), where it has the identity `where`.
+int follow_fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tuple_t *row,
+                        const sp_pgo_tuple_t *where, sp_error_t *err);
 
 // ---- follow_loop.c
 // One turn: waits up to timeout_ms for the stream (unless it is held), the lanes, a control message or `extra_fd` (-1 none), then pumps,

@@ -6,12 +6,9 @@
 #include "common/base/failpoint.h"
 #include "services/resharder/follow.h"
 
-enum {
-    MESSAGES_A_TURN = 500,
-    VISIBLE_MS = 10000, // a source may wait for its synchronous standby
-};
+enum { MESSAGES_A_TURN = 500 };
 
-static bool lane_skips(const follow_t *f, size_t lane)
+bool follow_lane_skips(const follow_t *f, size_t lane)
 {
     return follow_has_applied(f->begin.final_lsn, lane_durable(f->lanes[lane]));
 }
@@ -45,7 +42,7 @@ static int commit_in_order(follow_t *f, sp_error_t *err)
         for (size_t i = 0; i < f->plan.n_targets; i++)
             if (left >> i & 1 && !(f->receivers[i] & left))
                 now |= UINT64_C(1) << i;
-        // Rows went both ways in one source transaction: no order is safe, and after a crash between fill_missing() asks the source.
+        // Rows went both ways in one source transaction: no order is safe, and after a crash between follow_fill_missing() asks the source.
         if (!now)
             now = left & -left;
         int rc = 0;
@@ -83,7 +80,7 @@ int follow_commit(follow_t *f, sp_error_t *err)
 
 // ---- changes
 
-static int open_room(follow_t *f, size_t lane, sp_error_t *err)
+int follow_open_room(follow_t *f, size_t lane, sp_error_t *err)
 {
     if (!lane_is_open(f->lanes[lane]))
         f->positions[lane] = f->processed;
@@ -95,9 +92,9 @@ static int send(follow_t *f, size_t lane, follow_relation_t *r, shape_kind_t kin
                 sp_error_t *err)
 {
     const follow_shape_t *shape = NULL;
-    if (lane_skips(f, lane))
+    if (follow_lane_skips(f, lane))
         return 0;
-    int rc = open_room(f, lane, err);
+    int rc = follow_open_room(f, lane, err);
     if (!rc)
         rc = follow_shape_get(r, kind, set, &f->n_shapes, f->session, &shape, err);
     return rc ? rc : lane_send(f->lanes[lane], r, shape, row, where, err);
@@ -131,153 +128,14 @@ static int send_update(follow_t *f, size_t lane, follow_relation_t *r, const sp_
     return n == 0 ? 0 : send(f, lane, r, SHAPE_UPDATE, set, row, where, err);
 }
 
-static bool lacks_toast(const follow_relation_t *r, const sp_pgo_tuple_t *row)
-{
-    for (int i = 0; i < r->n; i++)
-        if (row->columns[i].kind == 'u')
-            return true;
-    return false;
-}
-
-// Fills the unchanged columns of `row` from a result that has all columns, in text.
-static int fill(follow_t *f, const follow_relation_t *r, sp_pgo_tuple_t *row, const PGresult *from,
-                sp_error_t *err)
-{
-    for (int i = 0; i < r->n; i++) {
-        if (row->columns[i].kind != 'u')
-            continue;
-        bool null = PQgetisnull(from, 0, i);
-        sp_str_t copy = sp_arena_str(f->message, (sp_str_t){PQgetvalue(from, 0, i),
-                                                            (size_t)PQgetlength(from, 0, i)});
-        if (!null && !copy.ptr)
-            return sp_error_set(err, SP_E_OUT_OF_MEMORY, "a row of %s does not fit",
-                                r->table->qualified);
-        row->columns[i] = (sp_pgo_datum_t){null ? 'n' : 't', null ? NULL : copy.ptr, (int)copy.len};
-    }
-    return 0;
-}
-
-// From the old owner, inside the transaction that deletes it there.
-static int fill_from_lane(follow_t *f, size_t from, follow_relation_t *r, sp_pgo_tuple_t *row,
-                          const sp_pgo_tuple_t *where, sp_error_t *err)
-{
-    const follow_shape_t *shape = NULL;
-    int rc = open_room(f, from, err);
-    if (!rc)
-        rc = follow_shape_get(r, SHAPE_SELECT, NULL, &f->n_shapes, f->session, &shape, err);
-    if (!rc)
-        rc = lane_fetch(f->lanes[from], r, shape, where, err);
-    if (!rc)
-        rc = follow_settle_lane(f, from, true, err);
-    if (rc)
-        return rc;
-    const PGresult *result = lane_fetched(f->lanes[from]);
-    if (result && PQntuples(result) == 1)
-        return fill(f, r, row, result, err);
-    char text[160];
-    sp_error_set(err, SP_E_VALIDATION_FAILED,
-                 "%s moves with values that are not in the stream, and shard %s has no such row",
-                 follow_row_text(r, row, text, sizeof text), f->task->targets[from].shard_id);
-    task_retryable(err, false);
-    return SP_E_VALIDATION_FAILED;
-}
-
-// The stream may bring a transaction before the source shows it: the commit record is sent once it is flushed, and only then does the
-// committing backend leave the list of running transactions.
-static int await_visible(follow_t *f, sp_error_t *err)
-{
-    char xid[16], seen[8] = "";
-    snprintf(xid, sizeof xid, "%u", f->begin.xid);
-    const char *params[] = {xid};
-    int64_t until = sp_clock_mono_ms() + VISIBLE_MS;
-    for (;;) {
-        int rc = sp_pg_value(f->sql,
-                             "SELECT ((pg_snapshot_xmax(s)::text::numeric - $1::numeric) % "
-                             "4294967296) BETWEEN 1 AND 2147483647 AND NOT EXISTS "
-                             "(SELECT FROM pg_snapshot_xip(s) x WHERE x::text::numeric % "
-                             "4294967296 = $1::numeric) "
-                             "FROM pg_current_snapshot() s",
-                             1, params, seen, sizeof seen, NULL, err);
-        if (rc || seen[0] == 't')
-            return rc;
-        if (sp_clock_until_ms(until) == 0)
-            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED,
-                                "the source has written the commit of transaction %s and does not "
-                                "show it",
-                                xid);
-        sp_clock_sleep_ms(1);
-    }
-}
-
-// From the source as it is now, by the row's new identity. *ret_found false: it has no such row any more.
-static int fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, bool *ret_found,
-                            sp_error_t *err)
-{
-    const follow_shape_t *shape = NULL;
-    const char *values[32];
-    int lengths[32], formats[32], n = 0;
-    int rc = follow_shape_get(r, SHAPE_SELECT, NULL, &f->n_shapes, f->session, &shape, err);
-    if (!rc)
-        rc = await_visible(f, err);
-    if (rc)
-        return rc;
-    for (int i = 0; i < r->n && n < 32; i++) {
-        sp_pgo_datum_t *d = &row->columns[i];
-        if (!r->identify[i])
-            continue;
-        if (d->kind == 't')
-            ((char *)(uintptr_t)d->data)[d->len] = 0; // see lane.c: text values get a NUL in place
-        values[n] = d->data;
-        lengths[n] = d->len;
-        formats[n++] = d->kind == 'b';
-    }
-    // A plain libpq call: it carries binary parameters, and the source answers in a moment.
-    PGresult *result =
-        PQexecParams(sp_pg_conn(f->sql), shape->sql, n, NULL, values, lengths, formats, 0);
-    *ret_found = false;
-    if (PQresultStatus(result) != PGRES_TUPLES_OK)
-        rc = sp_pg_result_error(result, err);
-    else if ((*ret_found = PQntuples(result) == 1))
-        rc = fill(f, r, row, result, err);
-    PQclear(result);
-    return rc;
-}
-
-// Where the source keeps arcs, rows come from there with values that no target has: they are read from the source as it is now. If the
-// value has changed since, the stream brings the change and overwrites it. If the row is gone or has another identity since, the stream
-// brings that too, so a placeholder does until then: each new identity makes the row be read again, up to the last one, under which the
-// source holds it until its end. So a row is right once the stream is applied. An old owner that committed this transaction before a crash has
-// deleted the row: the source is asked then, too, but without a placeholder, which nothing would replace. See docs/adr/0007.
-static int fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tuple_t *row,
-                        const sp_pgo_tuple_t *where, sp_error_t *err)
-{
-    bool found = false;
-    bool forgotten = from != FOLLOW_NOBODY && lane_skips(f, (size_t)from);
-    int rc = f->plan.source_keeps || from == FOLLOW_NOBODY || forgotten
-                 ? fill_from_source(f, r, row, &found, err)
-                 : 0;
-    if (rc || found)
-        return rc;
-    if (from != FOLLOW_NOBODY)
-        return fill_from_lane(f, (size_t)from, r, row, where, err);
-    for (int i = 0; i < r->n; i++) {
-        const char *z = r->placeholders[i];
-        if (row->columns[i].kind == 'u')
-            row->columns[i] =
-                (sp_pgo_datum_t){z ? 't' : 'n', z ? sp_arena_strz(f->message, z) : NULL,
-                                 z ? (int)strlen(z) : 0};
-    }
-    return 0;
-}
-
 // The row leaves one place and comes to another; both may be the same lane (a changed GENERATED ALWAYS identity).
 static int move(follow_t *f, int from, int to, follow_relation_t *r, sp_pgo_tuple_t *row,
                 const sp_pgo_tuple_t *where, sp_error_t *err)
 {
     int rc = 0;
-    bool arrives = to != FOLLOW_NOBODY && !lane_skips(f, (size_t)to);
-    if (arrives && lacks_toast(r, row)) {
-        rc = fill_missing(f, from, r, row, where, err);
+    bool arrives = to != FOLLOW_NOBODY && !follow_lane_skips(f, (size_t)to);
+    if (arrives && follow_lacks_values(r, row)) {
+        rc = follow_fill_missing(f, from, r, row, where, err);
         if (!rc && from != FOLLOW_NOBODY && from != to) {
             f->receivers[from] |= UINT64_C(1) << to;
             f->commit_now = true;
@@ -344,9 +202,10 @@ static int take_update(follow_t *f, follow_relation_t *r, sp_pgo_message_t *m, s
     if (action != FOLLOW_UPDATE)
         return move(f, from, to, r, row, old, err);
     bool renamed = m->old_kind && identity_changed(r, row, old, false);
-    if (renamed && f->plan.source_keeps && lacks_toast(r, row) && !lane_skips(f, (size_t)to)) {
-        bool found = false; // see fill_missing(); when it is not there, the target's values stay
-        rc = fill_from_source(f, r, row, &found, err);
+    if (renamed && f->plan.source_keeps && follow_lacks_values(r, row) &&
+        !follow_lane_skips(f, (size_t)to)) {
+        bool found = false; // when it is not there, the target's values stay; see follow_values.c
+        rc = follow_fill_from_source(f, r, row, &found, err);
         if (rc)
             return rc;
     }
@@ -403,7 +262,7 @@ static int take_commit(follow_t *f, const sp_pgo_message_t *m, sp_error_t *err)
         return sp_error_set(err, SP_E_MALFORMED,
                             "the stream ends a transaction that it did not begin");
     for (size_t i = 0; i < f->plan.n_targets; i++)
-        if (lane_is_open(f->lanes[i]) && !lane_skips(f, i))
+        if (lane_is_open(f->lanes[i]) && !follow_lane_skips(f, i))
             lane_reached(f->lanes[i], m->end_lsn, m->commit_us);
     f->in_tx = false;
     f->processed = m->end_lsn;

@@ -1,0 +1,146 @@
+// Values that are not in the stream: a row that moves must be whole, and unchanged values that are stored out of line do not come with it.
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "services/resharder/follow.h"
+
+enum { VISIBLE_MS = 10000 }; // a source may wait for its synchronous standby
+
+bool follow_lacks_values(const follow_relation_t *r, const sp_pgo_tuple_t *row)
+{
+    for (int i = 0; i < r->n; i++)
+        if (row->columns[i].kind == 'u')
+            return true;
+    return false;
+}
+
+// Fills the unchanged columns of `row` from a result that has all columns, in text.
+static int fill(follow_t *f, const follow_relation_t *r, sp_pgo_tuple_t *row, const PGresult *from,
+                sp_error_t *err)
+{
+    for (int i = 0; i < r->n; i++) {
+        if (row->columns[i].kind != 'u')
+            continue;
+        bool null = PQgetisnull(from, 0, i);
+        sp_str_t copy = sp_arena_str(f->message, (sp_str_t){PQgetvalue(from, 0, i),
+                                                            (size_t)PQgetlength(from, 0, i)});
+        if (!null && !copy.ptr)
+            return sp_error_set(err, SP_E_OUT_OF_MEMORY, "a row of %s does not fit",
+                                r->table->qualified);
+        row->columns[i] = (sp_pgo_datum_t){null ? 'n' : 't', null ? NULL : copy.ptr, (int)copy.len};
+    }
+    return 0;
+}
+
+// From the old owner, inside the transaction that deletes it there.
+static int fill_from_lane(follow_t *f, size_t from, follow_relation_t *r, sp_pgo_tuple_t *row,
+                          const sp_pgo_tuple_t *where, sp_error_t *err)
+{
+    const follow_shape_t *shape = NULL;
+    int rc = follow_open_room(f, from, err);
+    if (!rc)
+        rc = follow_shape_get(r, SHAPE_SELECT, NULL, &f->n_shapes, f->session, &shape, err);
+    if (!rc)
+        rc = lane_fetch(f->lanes[from], r, shape, where, err);
+    if (!rc)
+        rc = follow_settle_lane(f, from, true, err);
+    if (rc)
+        return rc;
+    const PGresult *result = lane_fetched(f->lanes[from]);
+    if (result && PQntuples(result) == 1)
+        return fill(f, r, row, result, err);
+    char text[160];
+    sp_error_set(err, SP_E_VALIDATION_FAILED,
+                 "%s moves with values that are not in the stream, and shard %s has no such row",
+                 follow_row_text(r, row, text, sizeof text), f->task->targets[from].shard_id);
+    task_retryable(err, false);
+    return SP_E_VALIDATION_FAILED;
+}
+
+// The stream may bring a transaction before the source shows it: the commit record is sent once it is flushed, and only then does the
+// committing backend leave the list of running transactions.
+static int await_visible(follow_t *f, sp_error_t *err)
+{
+    char xid[16], seen[8] = "";
+    snprintf(xid, sizeof xid, "%u", f->begin.xid);
+    const char *params[] = {xid};
+    int64_t until = sp_clock_mono_ms() + VISIBLE_MS;
+    for (;;) {
+        int rc = sp_pg_value(f->sql,
+                             "SELECT ((pg_snapshot_xmax(s)::text::numeric - $1::numeric) % "
+                             "4294967296) BETWEEN 1 AND 2147483647 AND NOT EXISTS "
+                             "(SELECT FROM pg_snapshot_xip(s) x WHERE x::text::numeric % "
+                             "4294967296 = $1::numeric) "
+                             "FROM pg_current_snapshot() s",
+                             1, params, seen, sizeof seen, NULL, err);
+        if (rc || seen[0] == 't')
+            return rc;
+        if (sp_clock_until_ms(until) == 0)
+            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED,
+                                "the source has written the commit of transaction %s and does not "
+                                "show it",
+                                xid);
+        sp_clock_sleep_ms(1);
+    }
+}
+
+int follow_fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, bool *ret_found,
+                            sp_error_t *err)
+{
+    const follow_shape_t *shape = NULL;
+    const char *values[32];
+    int lengths[32], formats[32], n = 0;
+    int rc = follow_shape_get(r, SHAPE_SELECT, NULL, &f->n_shapes, f->session, &shape, err);
+    if (!rc)
+        rc = await_visible(f, err);
+    if (rc)
+        return rc;
+    for (int i = 0; i < r->n && n < 32; i++) {
+        sp_pgo_datum_t *d = &row->columns[i];
+        if (!r->identify[i])
+            continue;
+        if (d->kind == 't')
+            ((char *)(uintptr_t)d->data)[d->len] = 0; // see lane.c: text values get a NUL in place
+        values[n] = d->data;
+        lengths[n] = d->len;
+        formats[n++] = d->kind == 'b';
+    }
+    // A plain libpq call: it carries binary parameters, and the source answers in a moment.
+    PGresult *result =
+        PQexecParams(sp_pg_conn(f->sql), shape->sql, n, NULL, values, lengths, formats, 0);
+    *ret_found = false;
+    if (PQresultStatus(result) != PGRES_TUPLES_OK)
+        rc = sp_pg_result_error(result, err);
+    else if ((*ret_found = PQntuples(result) == 1))
+        rc = fill(f, r, row, result, err);
+    PQclear(result);
+    return rc;
+}
+
+// Where the source keeps arcs, rows come from there with values that no target has: they are read from the source as it is now. If the
+// value has changed since, the stream brings the change and overwrites it. If the row is gone or has another identity since, the stream
+// brings that too, so a placeholder does until then: each new identity makes the row be read again, up to the last one, under which the
+// source holds it until its end. So a row is right once the stream is applied. An old owner that committed this transaction before a crash has
+// deleted the row: the source is asked then, too, but without a placeholder, which nothing would replace. See docs/adr/0007.
+int follow_fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tuple_t *row,
+                        const sp_pgo_tuple_t *where, sp_error_t *err)
+{
+    bool found = false;
+    bool forgotten = from != FOLLOW_NOBODY && follow_lane_skips(f, (size_t)from);
+    int rc = f->plan.source_keeps || from == FOLLOW_NOBODY || forgotten
+                 ? follow_fill_from_source(f, r, row, &found, err)
+                 : 0;
+    if (rc || found)
+        return rc;
+    if (from != FOLLOW_NOBODY)
+        return fill_from_lane(f, (size_t)from, r, row, where, err);
+    for (int i = 0; i < r->n; i++) {
+        const char *z = r->placeholders[i];
+        if (row->columns[i].kind == 'u')
+            row->columns[i] =
+                (sp_pgo_datum_t){z ? 't' : 'n', z ? sp_arena_strz(f->message, z) : NULL,
+                                 z ? (int)strlen(z) : 0};
+    }
+    return 0;
+}
