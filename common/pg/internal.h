@@ -7,7 +7,6 @@
 
 struct sp_pg {
     PGconn *conn;               // connection, non-blocking
-    PGcancel *cancel;           // for sp_pg_cancel from other threads
     sp_arena_t *arena;          // of dsn
     sp_dsn_t dsn;               // own copy, for scrubbing
     char where[200];            // "PostgreSQL at host:port/db"
@@ -30,6 +29,8 @@ int sp_pg_collect(sp_pg_t *self, int64_t deadline, PGresult **ret_result, sp_err
 // Takes a message of a COPY into copy_data without waiting: *ret_len is its length, 0 when none is there yet, -1 at the end (an error
 // that ended it is returned).
 int sp_pg_copy_take(sp_pg_t *self, int64_t deadline, int *ret_len, sp_error_t *err);
+// Asks the server to cancel what runs on the connection. False when that is not over yet after `ms`: it may still hit whatever runs then.
+bool sp_pg_cancel_within(PGconn *conn, int ms);
 int sp_pg_abandoned(sp_pg_t *self,
                     int rc); // cancels what runs when rc is a timeout or a stop; returns rc
 

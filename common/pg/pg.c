@@ -13,7 +13,7 @@
 #include "common/pg/conninfo.h"
 #include "common/pg/internal.h"
 
-enum { CONNECT_MS = 5000, QUERY_MS = 30000, SLICE_MS = 100, DRAIN_MS = 2000 };
+enum { CONNECT_MS = 5000, QUERY_MS = 30000, SLICE_MS = 100, CANCEL_MS = 1000, DRAIN_MS = 2000 };
 
 // ---- waiting
 
@@ -96,9 +96,12 @@ static void abandon(sp_pg_t *self)
 {
     if (self->broken || PQstatus(self->conn) != CONNECTION_OK)
         return;
+    if (!sp_pg_cancel_within(self->conn, CANCEL_MS)) {
+        self->broken = true;
+        return;
+    }
     bool (*stopped)(void *) = self->stopped;
     self->stopped = NULL;
-    sp_pg_cancel(self);
     int64_t deadline = sp_clock_mono_ms() + DRAIN_MS;
     PGresult *result = NULL;
     int rc = sp_pg_flush(self, deadline, NULL);
@@ -207,7 +210,6 @@ static int connect_now(sp_pg_t *self, const sp_conninfo_t *info, int timeout_ms,
             return rc;
         state = PQconnectPoll(self->conn);
     }
-    self->cancel = PQgetCancel(self->conn);
     PQsetnonblocking(self->conn, 1);
     return 0;
 }
@@ -266,7 +268,6 @@ void sp_pg_close(sp_pg_t **self_p)
     if (self == NULL)
         return;
     PQfreemem(self->copy_data);
-    PQfreeCancel(self->cancel);
     PQfinish(self->conn);
     sp_arena_destroy(&self->arena);
     free(self);
@@ -286,13 +287,6 @@ int sp_pg_backend_pid(const sp_pg_t *self)
 void sp_pg_set_timeout(sp_pg_t *self, int query_timeout_ms)
 {
     self->query_timeout_ms = query_timeout_ms == 0 ? QUERY_MS : query_timeout_ms;
-}
-
-void sp_pg_cancel(sp_pg_t *self)
-{
-    char words[256];
-    if (self->cancel != NULL)
-        PQcancel(self->cancel, words, sizeof words); // its failure shows as the statement going on
 }
 
 // ---- statements

@@ -50,8 +50,6 @@ int sp_pg_copy_put(sp_pg_t *self, const void *data, size_t len, sp_error_t *err)
 int sp_pg_copy_end(sp_pg_t *self, const char *error_or_null, int64_t *ret_rows,
                    sp_error_t *err); // error_or_null: abort the COPY
 int sp_pg_copy_get(sp_pg_t *self, const char **ret_data, int *ret_len, sp_error_t *err);
-// Cancels the running statement from any thread (PQcancel on a fresh connection; blocks shortly).
-void sp_pg_cancel(sp_pg_t *self);
 
 // Quoting, into the arena. ident: "a""b". literal: 'it''s' (E'' where needed). qualified: "s"."t".
 const char *sp_pg_ident(sp_arena_t *arena, sp_str_t name);

@@ -1,5 +1,6 @@
 // common/pg against a real PostgreSQL: blocking connections, replication, pipelines.
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -46,6 +47,54 @@ static void deadlines_and_stops(void **state)
                       &(sp_pg_options_t){.stopped = stopped_at_once, .stopped_arg = &stop});
     assert_int_equal(sp_pg_exec(pg, "SELECT pg_sleep(20)", &err), SP_E_CANCELLED);
     assert_true(sp_clock_mono_ms() - start < 4000);
+    sp_pg_close(&pg);
+}
+
+static pid_t postmaster(void)
+{
+    char path[128], line[32] = "";
+    snprintf(path, sizeof path, "%s/data/postmaster.pid", fixture_dir);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    assert_non_null(fgets(line, sizeof line, f));
+    fclose(f);
+    return (pid_t)strtol(line, NULL, 10);
+}
+
+static pid_t frozen[2]; // server, backend
+
+static void thaw(int signo)
+{
+    (void)signo;
+    kill(frozen[0], SIGCONT);
+    kill(frozen[1], SIGCONT);
+}
+
+// Neither the statement nor its cancel is answered: the caller waits no longer than for both.
+static void frozen_server(void **state)
+{
+    (void)state;
+    sp_error_t err = {0};
+    sp_pg_t *pg = fixture_open("shop_app", &(sp_pg_options_t){.query_timeout_ms = 200});
+    frozen[0] = postmaster();
+    frozen[1] = (pid_t)sp_pg_backend_pid(pg);
+    assert_true(frozen[0] > 1 && frozen[1] > 1);
+    signal(SIGALRM, thaw);
+    kill(frozen[0], SIGSTOP);
+    kill(frozen[1], SIGSTOP);
+    int64_t start = sp_clock_mono_ms();
+    alarm(10); // an endless wait fails the test
+    int rc = sp_pg_exec(pg, "SELECT 1", &err);
+    int64_t spent = sp_clock_mono_ms() - start;
+    alarm(0);
+    thaw(0);
+    assert_int_equal(rc, SP_E_DEADLINE_EXCEEDED);
+    assert_true(spent < 5000);
+    // A cancel that is still under way could hit another statement.
+    assert_int_equal(sp_pg_exec(pg, "SELECT 1", &err), SP_E_PG_CONNECTION);
+    sp_pg_close(&pg);
+    pg = fixture_open("shop_app", NULL);
+    exec_ok(pg, "SELECT 1");
     sp_pg_close(&pg);
 }
 
@@ -462,12 +511,17 @@ static void nobody_there(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] =
-        {cmocka_unit_test(deadlines_and_stops), cmocka_unit_test(errors_are_told),
-         cmocka_unit_test(copy_round_trip),     cmocka_unit_test(stream),
-         cmocka_unit_test(pipelined),           cmocka_unit_test(errors_roll_back),
-         cmocka_unit_test(cache_is_bounded),    cmocka_unit_test(changed_plan_is_made_again),
-         cmocka_unit_test(lost_connections),    cmocka_unit_test(late_answers),
-         cmocka_unit_test(nobody_there)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(deadlines_and_stops),
+                                       cmocka_unit_test(frozen_server),
+                                       cmocka_unit_test(errors_are_told),
+                                       cmocka_unit_test(copy_round_trip),
+                                       cmocka_unit_test(stream),
+                                       cmocka_unit_test(pipelined),
+                                       cmocka_unit_test(errors_roll_back),
+                                       cmocka_unit_test(cache_is_bounded),
+                                       cmocka_unit_test(changed_plan_is_made_again),
+                                       cmocka_unit_test(lost_connections),
+                                       cmocka_unit_test(late_answers),
+                                       cmocka_unit_test(nobody_there)};
     return cmocka_run_group_tests(tests, fixture_start, fixture_stop);
 }
