@@ -11,6 +11,7 @@ import psycopg2
 from harness import residue
 from harness.api import Api, ApiError
 from harness.shopstack import register_tables
+from harness.sql import query
 from harness.writers import Writers
 from ledger import checker, prober, shop
 from spstack.ports import free_base
@@ -314,14 +315,7 @@ class Cell:
         return self.rig.api.post("/api/v1/shards", self.body(letter), timeout=60)
 
     def sql(self, letter, text, *args, role="superuser"):
-        connection = psycopg2.connect(self.dsn(letter, role))
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(text, args or None)
-                return cursor.fetchall() if cursor.description else cursor.rowcount
-        finally:
-            connection.close()
+        return query(self.dsn(letter, role), text, *args)
 
     def write(self, routers=2, direct=1, rate=40, **spec):
         """Starts the prober and ledger writers, and waits until each way has had some writes acknowledged."""

@@ -7,6 +7,7 @@ import pytest
 from harness.api import Api, ApiError
 from harness.rig import BIN, FOLDER, SLOW
 from harness.shopstack import Shop, register_tables, shard_body
+from harness.sql import query
 from ledger import shop
 from ledger.route_client import RouteClient
 from spstack.ports import free_base
@@ -33,13 +34,7 @@ class Watched:
         dsn = self.shard["superuser_endpoint"]
         if where == "replica":
             dsn = dsn.replace(f":{self.shard['port']}/", f":{self.shard['replicas'][0]['port']}/")
-        connection = psycopg2.connect(dsn)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(text)
-        finally:
-            connection.close()
+        return query(dsn, text)
 
     def health(self):
         try:

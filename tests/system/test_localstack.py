@@ -10,6 +10,7 @@ import psycopg2
 import psycopg2.extras
 import pytest
 
+from harness.sql import query
 from spstack.ports import free_base
 from spstack.procs import PidFile, StackError
 from spstack.stack import REPO, Stack
@@ -38,17 +39,6 @@ def stack(folder):
 def tool(*args):
     done = subprocess.run([sys.executable, TOOL, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
-
-
-def query(dsn, sql):
-    connection = psycopg2.connect(dsn)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(sql)
-            return cursor.fetchall() if cursor.description else None
-    finally:
-        connection.close()
 
 
 def test_status_names_everything(stack):

@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from harness.rig import SLOW
+from harness.sql import query
 from ledger.route_client import RouteClient, RouteError
 
 INSERT = "INSERT INTO things (k, v) VALUES ($1, 1)"
@@ -36,15 +37,7 @@ class Things:
             f"{role}_endpoint": s[f"{role}_endpoint"] for role in ("primary", "admin", "apply")}}, timeout=60)
 
     def sql(self, letter, text, role="superuser"):
-        import psycopg2
-        connection = psycopg2.connect(self.shards[letter][f"{role}_endpoint"])
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(text)
-                return cursor.fetchall() if cursor.description else None
-        finally:
-            connection.close()
+        return query(self.shards[letter][f"{role}_endpoint"], text)
 
     def split(self):
         for letter in "bc":

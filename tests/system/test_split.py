@@ -7,6 +7,7 @@ import pytest
 
 from harness import residue
 from harness.api import ApiError
+from harness.sql import query
 from ledger import checker
 from ledger.route_client import RouteClient, RouteError
 
@@ -159,14 +160,7 @@ class FeatureCell:
         self.rig.api.post(path, {"table": "local_settings", "mode": "ignored"}, timeout=60)
 
     def sql(self, letter, text, role="superuser"):
-        connection = psycopg2.connect(self.shards[letter][f"{role}_endpoint"])
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(text)
-                return cursor.fetchall() if cursor.description else None
-        finally:
-            connection.close()
+        return query(self.shards[letter][f"{role}_endpoint"], text)
 
 
 CHANGES = (
