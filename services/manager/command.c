@@ -24,6 +24,7 @@ const command_row_t command_rows[] = {
     {&sp_schema_job_cancel, command_job_cancel},
     {&sp_schema_job_retry, command_job_retry},
     {&sp_schema_job_finalize, command_job_finalize},
+    {&sp_schema_job_throttle, command_job_throttle},
     {NULL, NULL},
 };
 

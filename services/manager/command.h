@@ -2,6 +2,7 @@
 #ifndef SP_MANAGER_COMMAND_H
 #define SP_MANAGER_COMMAND_H
 
+#include "schemas/job.h"
 #include "services/manager/env.h"
 
 // The command that is being worked on.
@@ -33,10 +34,12 @@ int command_reply_ack(command_t *c);
 int command_no_memory(sp_error_t *err);
 // The reply of every command about a job: the job, or not_found.
 int command_reply_job(command_t *c, sp_str_t id, sp_error_t *err);
+// A job's limits, as far as they are given: 0, or large enough to mean something.
+int command_check_limits(const sp_msg_job_throttle_t *m, sp_error_t *err);
 
 command_fn command_keyspace_create, command_keyspace_delete, command_table_create,
     command_table_delete, command_shard_create, command_shard_delete, command_split,
-    command_job_cancel, command_job_retry, command_job_finalize;
+    command_job_cancel, command_job_retry, command_job_finalize, command_job_throttle;
 
 // For keyspace `default`, which needs no create: a new record and ring. Others: not_found.
 int command_need_keyspace(command_t *c, sp_str_t name, sp_error_t *err);

@@ -1,5 +1,5 @@
-// Commands about a job that is there: cancel, finalize, retry. Cancel and finalize only set a flag: the flip and the cancel are rival
-// compare-and-swaps on the job's record.
+// Commands about a job that is there: cancel, finalize, throttle, retry. The first three only set what the actor looks at: the flip and
+// the cancel are rival compare-and-swaps on the job's record.
 #include <string.h>
 
 #include "common/base/clock.h"
@@ -10,7 +10,12 @@
 #include "services/manager/identity.h"
 #include "services/manager/views.h"
 
-enum { CAS_TRIES = 10 };
+enum {
+    CAS_TRIES = 10,
+    RATE_MIN = 1024, // bytes a second; less is a job that never ends, which a cancel says better
+    LAG_MIN =
+        64 * 1024, // bytes; a standby is never quite there, and a limit under that would mean never
+};
 
 static const sp_catalog_job_view_t *need_job(const command_t *c, sp_str_t id, sp_error_t *err)
 {
@@ -100,6 +105,47 @@ static int finalize_once(command_t *c, const sp_msg_job_finalize_t *m, sp_error_
     return put_record(c, view, &record, &txn, err);
 }
 
+int command_check_limits(const sp_msg_job_throttle_t *m, sp_error_t *err)
+{
+    if (m->has_max_bytes_per_s && m->max_bytes_per_s != 0 && m->max_bytes_per_s < RATE_MIN)
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "max_bytes_per_s: 0 (no limit) or at least %d", RATE_MIN);
+    if (m->has_max_replica_lag_bytes && m->max_replica_lag_bytes != 0 &&
+        m->max_replica_lag_bytes < LAG_MIN)
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "max_replica_lag_bytes: 0 (no limit) or at least %d", LAG_MIN);
+    return 0;
+}
+
+// Past copying it holds for the purge and for a retry. Setting what is set is no error, whatever has become of the job.
+static int throttle_once(command_t *c, const sp_msg_job_throttle_t *m, sp_error_t *err)
+{
+    const sp_catalog_job_view_t *view = need_job(c, m->job_id, err);
+    if (!view)
+        return SP_E_NOT_FOUND;
+    const sp_msg_catalog_job_t *j = view->job;
+    sp_msg_catalog_job_t record = *j;
+    sp_catalog_txn_t *txn = NULL;
+    if (m->has_max_bytes_per_s) {
+        record.max_bytes_per_s = m->max_bytes_per_s;
+        record.has_max_bytes_per_s = true;
+    }
+    if (m->has_max_replica_lag_bytes) {
+        record.max_replica_lag_bytes = m->max_replica_lag_bytes;
+        record.has_max_replica_lag_bytes = true;
+    }
+    if (record.max_bytes_per_s == j->max_bytes_per_s &&
+        record.has_max_bytes_per_s == j->has_max_bytes_per_s &&
+        record.max_replica_lag_bytes == j->max_replica_lag_bytes &&
+        record.has_max_replica_lag_bytes == j->has_max_replica_lag_bytes)
+        return 0;
+    if (sp_job_is_terminal((int)j->state))
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "job " SP_STR_FMT " is %s: there is nothing left to throttle",
+                            SP_STR_ARG(m->job_id), sp_job_state_name((int)j->state));
+    return put_record(c, view, &record, &txn, err);
+}
+
 static int reclaim(command_t *c, const sp_msg_catalog_job_t *j, sp_catalog_txn_t *txn,
                    sp_error_t *err)
 {
@@ -152,6 +198,10 @@ static bool next_attempt(const command_t *c, const sp_msg_catalog_job_t *j, cons
                                    .created_ms = j->created_ms,
                                    .has_created_ms = true,
                                    .idempotency_key = j->idempotency_key,
+                                   .max_bytes_per_s = j->max_bytes_per_s,
+                                   .has_max_bytes_per_s = j->has_max_bytes_per_s,
+                                   .max_replica_lag_bytes = j->max_replica_lag_bytes,
+                                   .has_max_replica_lag_bytes = j->has_max_replica_lag_bytes,
                                    .body_hash = j->body_hash};
     record.state = row->to;
     record.step = sp_str(row->step);
@@ -232,6 +282,19 @@ int command_job_finalize(command_t *c, const void *body, sp_error_t *err)
 {
     const sp_msg_job_finalize_t *m = body;
     AGAINST_RIVALS(c, finalize_once(c, m, err), err)
+    return rc == 0 ? command_reply_job(c, m->job_id, err) : rc;
+}
+
+int command_job_throttle(command_t *c, const void *body, sp_error_t *err)
+{
+    const sp_msg_job_throttle_t *m = body;
+    if (!m->has_max_bytes_per_s && !m->has_max_replica_lag_bytes)
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "max_bytes_per_s or max_replica_lag_bytes is needed");
+    int bad = command_check_limits(m, err);
+    if (bad != 0)
+        return bad;
+    AGAINST_RIVALS(c, throttle_once(c, m, err), err)
     return rc == 0 ? command_reply_job(c, m->job_id, err) : rc;
 }
 

@@ -49,9 +49,22 @@ static int hash_request(const sp_msg_reshard_split_t *m, sp_arena_t *arena, char
             sp_buf_printf(&text, SP_STR_FMT " %lld %s", SP_STR_ARG(create.name),
                           (long long)create.vnode_count, sp_dsn_redact(&dsn, arena));
     }
+    if (m->has_max_bytes_per_s)
+        sp_buf_printf(&text, "\nmax_bytes_per_s %lld", (long long)m->max_bytes_per_s);
+    if (m->has_max_replica_lag_bytes)
+        sp_buf_printf(&text, "\nmax_replica_lag_bytes %lld", (long long)m->max_replica_lag_bytes);
     sp_digest_hex(sp_buf_cstr(&text), text.len, out, 16);
     sp_buf_free(&text);
     return rc;
+}
+
+static int check_limits(const sp_msg_reshard_split_t *m, sp_error_t *err)
+{
+    sp_msg_job_throttle_t limits = {.max_bytes_per_s = m->max_bytes_per_s,
+                                    .has_max_bytes_per_s = m->has_max_bytes_per_s,
+                                    .max_replica_lag_bytes = m->max_replica_lag_bytes,
+                                    .has_max_replica_lag_bytes = m->has_max_replica_lag_bytes};
+    return command_check_limits(&limits, err);
 }
 
 static int check_source(command_t *c, split_t *s, sp_error_t *err)
@@ -222,6 +235,18 @@ static sp_msg_job_target_t new_target(command_t *c, const split_t *s, size_t i, 
     return t;
 }
 
+// What was not said is written down too: a job does not change its pace because another manager leads.
+static void set_limits(const command_t *c, const sp_msg_reshard_split_t *m,
+                       sp_msg_catalog_job_t *job)
+{
+    job->max_bytes_per_s =
+        m->has_max_bytes_per_s ? m->max_bytes_per_s : c->env->settings->job_max_bytes_per_s;
+    job->max_replica_lag_bytes = m->has_max_replica_lag_bytes
+                                     ? m->max_replica_lag_bytes
+                                     : c->env->settings->job_max_replica_lag_bytes;
+    job->has_max_bytes_per_s = job->has_max_replica_lag_bytes = true;
+}
+
 static int put_job(command_t *c, split_t *s, sp_str_t *ret_id, sp_error_t *err)
 {
     char id[13];
@@ -252,6 +277,7 @@ static int put_job(command_t *c, split_t *s, sp_str_t *ret_id, sp_error_t *err)
                                 .has_updated_ms = true,
                                 .idempotency_key = s->request->idempotency_key,
                                 .body_hash = sp_str(s->hash)};
+    set_limits(c, s->request, &job);
     sp_catalog_txn_t *txn = env_txn(c->env);
     job.targets.items = sp_arena_alloc(c->arena, s->n + 1, sizeof *job.targets.items);
     if (!txn || !job.targets.items || !job_id.ptr) {
@@ -293,7 +319,9 @@ static const sp_msg_catalog_job_t *earlier(const command_t *c, sp_str_t key)
 int command_split(command_t *c, const void *body, sp_error_t *err)
 {
     split_t s = {.request = body};
-    int rc = hash_request(s.request, c->arena, s.hash, err);
+    int rc = check_limits(s.request, err);
+    if (rc == 0)
+        rc = hash_request(s.request, c->arena, s.hash, err);
     if (rc != 0)
         return rc;
     const sp_msg_catalog_job_t *old =

@@ -136,6 +136,7 @@ static int assign_purge(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_m
     a->tables.n = job->rec->tables.n;
     a->bounds.items = (int64_t *)arcs->bounds;
     a->bounds.n = arcs->n;
+    job_throttle_assign(job, a);
     return 0;
 }
 

@@ -131,8 +131,7 @@ static int assign_copy(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_ms
     a->page_to = range->no + 1 == t->ranges ? 0 : (range->no + 1) * t->pages_per_range;
     a->has_range_no = a->has_page_from = a->has_page_to = true;
     a->snapshot = sp_str(job->snapshot);
-    a->rate_bytes_per_s = job->env.settings->copy_rate_bytes_per_s;
-    a->has_rate_bytes_per_s = true;
+    job_throttle_assign(job, a);
     return 0;
 }
 

@@ -77,8 +77,10 @@ static void stamp(job_t *job)
     r->epoch = job->env.epoch.epoch;
     r->has_generation = r->has_epoch = true;
     r->progress = sp_arena_alloc(job->arena, 1, sizeof *r->progress);
-    if (r->progress)
+    if (r->progress) {
         *r->progress = job->progress;
+        r->progress->throttled = (sp_str_t){0}; // of the moment; the record would go on saying it
+    }
 }
 
 int job_commit_strict(job_t *job, job_extra_fn *extra, sp_error_t *err)
@@ -110,6 +112,11 @@ void job_take_flags(job_t *job, const sp_msg_catalog_job_t *theirs)
     r->has_finalize_requested = r->finalize_requested;
     r->drop_source_rows = r->drop_source_rows || theirs->drop_source_rows;
     r->has_drop_source_rows = r->drop_source_rows;
+    // Whatever a later version says: nobody but commands writes the limits, so theirs are never older than ours.
+    r->max_bytes_per_s = theirs->max_bytes_per_s;
+    r->has_max_bytes_per_s = theirs->has_max_bytes_per_s;
+    r->max_replica_lag_bytes = theirs->max_replica_lag_bytes;
+    r->has_max_replica_lag_bytes = theirs->has_max_replica_lag_bytes;
 }
 
 // After a commit that failed or whose answer was lost: what does etcd hold? *ret_mine: what we wanted to write.

@@ -53,6 +53,8 @@ job_task_t *job_task_start(job_t *job, const char *what, sp_msg_task_assign_t *a
     sp_random_id(suffix, 8);
     snprintf(t->id, sizeof t->id, "%s-%s", what, suffix);
     t->kind = assign->kind;
+    t->rate_bytes_per_s = assign->rate_bytes_per_s;
+    t->max_replica_lag_bytes = assign->max_replica_lag_bytes;
     assign->task_id = sp_str(t->id);
     if (sp_actor_end_send(job->env.end, &sp_schema_task_assign, assign, err) != 0) {
         free(t);
@@ -345,6 +347,7 @@ static int batch_round(job_t *job, const job_batch_t *batch, item_t *items, size
         }
         left += !items[i].done;
     }
+    job_throttle_tell(job);
     if (batch->progress)
         batch->progress(job, batch->arg, rows, bytes);
     job->progress.tasks_total = (int64_t)batch->n;
@@ -390,6 +393,7 @@ int job_batch_run(job_t *job, const job_batch_t *batch, sp_error_t *err)
         else
             job_task_end(job, &items[i].task);
     }
+    job_throttle_tell(job); // nothing waits any more
     if (err)
         *err = why;
     free(items);

@@ -11,14 +11,16 @@
 
 // A task that this job asked for.
 typedef struct job_task {
-    char id[40];               // task_id: also the end of the backends' application_name
-    int64_t kind;              // SP_TASK_KIND_*
-    int64_t state;             // SP_TASK_STATE_*, 0 before the first update
-    sp_arena_t *arena;         // of last
-    sp_msg_task_update_t last; // last update, own copy
-    int updates;               // how many came
-    sp_error_t err;            // why it failed
-    struct job_task *next;     // list
+    char id[40];                   // task_id: also the end of the backends' application_name
+    int64_t kind;                  // SP_TASK_KIND_*
+    int64_t state;                 // SP_TASK_STATE_*, 0 before the first update
+    sp_arena_t *arena;             // of last
+    sp_msg_task_update_t last;     // last update, own copy
+    int updates;                   // how many came
+    int64_t rate_bytes_per_s;      // what it was told last; copy and purge
+    int64_t max_replica_lag_bytes; // the same
+    sp_error_t err;                // why it failed
+    struct job_task *next;         // list
 } job_task_t;
 
 typedef struct job {
@@ -38,6 +40,7 @@ typedef struct job {
     int64_t rate_bytes;             // bytes_copied at the last rate
     int64_t rate_ms;                // monotonic, of the last rate
     int64_t fence_attempt;          // attempt that this actor has armed and not fenced yet, or 0
+    char throttled[512];            // why tasks wait on purpose: progress.throttled points here
 } job_t;
 
 // ---- record (job_record.c)
@@ -46,7 +49,7 @@ int job_reload(job_t *job, sp_error_t *err);
 // Compare-and-swap of the record. Flags that commands set meanwhile are taken over; anything else that changed is `conflict`.
 // An answer that is lost is found out by reading. Waits for etcd as long as this process leads.
 int job_save(job_t *job, sp_error_t *err);
-// Takes over the flags that only commands set (cancel, finalize, drop rows) from a newer version of the record.
+// Takes over what only commands set (cancel, finalize, drop rows, limits) from a newer version of the record.
 void job_take_flags(job_t *job, const sp_msg_catalog_job_t *theirs);
 // Takes a row of the state table, saves, tells metrics. extra: puts more into the same transaction, or NULL.
 typedef int(job_extra_fn)(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err);
@@ -108,6 +111,12 @@ bool job_holder_lost(job_t *job);
 bool job_follow_lost(job_t *job);
 // Ends backends of one task on all shards of the job, as far as they answer.
 void job_terminate(job_t *job, const char *task_id);
+
+// ---- throttle (job_throttle.c)
+// A new copy or purge task's limits.
+void job_throttle_assign(job_t *job, sp_msg_task_assign_t *assign);
+// Divides the job's rate over the tasks that run, tells those whose share has changed, and puts into progress what they wait for.
+void job_throttle_tell(job_t *job);
 
 // ---- progress
 void job_live(job_t *job, bool now);

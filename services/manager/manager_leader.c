@@ -232,6 +232,8 @@ static void on_live(manager_t *m, job_slot_t *slot, const sp_msg_job_live_t *liv
         {SP_STR("eta_ms"), sp_value_int(p->eta_ms)},
         {SP_STR("step"),
          {.kind = SP_VALUE_STRING, .u.s = live->step.ptr ? live->step : SP_STR("")}},
+        {SP_STR("throttled"),
+         {.kind = SP_VALUE_STRING, .u.s = p->throttled.ptr ? p->throttled : SP_STR("")}},
     };
     sp_value_t details = {.kind = SP_VALUE_MAP, .u.map = {pairs, sizeof pairs / sizeof pairs[0]}};
     sp_str_t none = {0};

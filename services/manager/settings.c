@@ -3,6 +3,8 @@
 
 #include <stdio.h>
 
+#define JOB_LIMIT_MAX 1125899906842624 // as in schemas/job.json
+
 // clang-format off
 const sp_option_t manager_options[] = {
     {.name = "listen", .type = SP_OPT_ENDPOINT, .def = "tcp://127.0.0.1:7641", .help = "ROUTER socket for commands and workers"},
@@ -12,7 +14,8 @@ const sp_option_t manager_options[] = {
     {.name = "lease_ttl_s", .type = SP_OPT_INT, .def = "9", .min = 3, .max = 60, .help = "lease of the leader; a standby takes over after it"},
     {.name = "heartbeat_ms", .type = SP_OPT_INT, .def = "500", .min = 50, .max = 60000, .help = "between heartbeats of workers; three missed mean dead"},
     {.name = "copy_pages_per_range", .type = SP_OPT_INT, .def = "2048", .min = 1, .max = 1048576, .help = "heap pages of one copy task"},
-    {.name = "copy_rate_bytes_per_s", .type = SP_OPT_INT, .def = "0", .min = 0, .max = INT64_MAX, .help = "limit of one copy task; 0 none"},
+    {.name = "job_max_bytes_per_s", .type = SP_OPT_INT, .def = "0", .min = 0, .max = JOB_LIMIT_MAX, .help = "what a job may copy or purge unless told otherwise, all its tasks together; 0 no limit"},
+    {.name = "job_max_replica_lag_bytes", .type = SP_OPT_INT, .def = "268435456", .min = 0, .max = JOB_LIMIT_MAX, .help = "lag of a standby above which a job pauses unless told otherwise; 0 no limit"},
     {.name = "caught_up_bytes", .type = SP_OPT_INT, .def = "1048576", .min = 1024, .max = INT64_MAX, .help = "lag under which targets count as caught up"},
     {.name = "wal_budget_bytes", .type = SP_OPT_INT, .def = "8589934592", .min = 1048576, .max = INT64_MAX, .help = "WAL that a job may keep on its source before it gives up"},
     {.name = "fence_budget_ms", .type = SP_OPT_INT, .def = "800", .min = 50, .max = 60000, .help = "lock, drain and seal of a cutover together"},
@@ -33,7 +36,8 @@ void settings_read(const sp_config_t *config, settings_t *ret_settings)
     s->lease_ttl_s = sp_config_int(config, "lease_ttl_s");
     s->heartbeat_ms = sp_config_int(config, "heartbeat_ms");
     s->pages_per_range = sp_config_int(config, "copy_pages_per_range");
-    s->copy_rate_bytes_per_s = sp_config_int(config, "copy_rate_bytes_per_s");
+    s->job_max_bytes_per_s = sp_config_int(config, "job_max_bytes_per_s");
+    s->job_max_replica_lag_bytes = sp_config_int(config, "job_max_replica_lag_bytes");
     s->caught_up_bytes = sp_config_int(config, "caught_up_bytes");
     s->wal_budget_bytes = sp_config_int(config, "wal_budget_bytes");
     s->fence_budget_ms = sp_config_int(config, "fence_budget_ms");

@@ -102,7 +102,11 @@ bool view_job(const sp_msg_catalog_job_t *j, sp_arena_t *arena, sp_msg_job_t *re
                           .findings = {j->findings.items, j->findings.n},
                           .cancel_requested = j->cancel_requested,
                           .has_cancel_requested = true,
-                          .validation = j->validation};
+                          .validation = j->validation,
+                          .max_bytes_per_s = j->max_bytes_per_s,
+                          .has_max_bytes_per_s = j->has_max_bytes_per_s,
+                          .max_replica_lag_bytes = j->max_replica_lag_bytes,
+                          .has_max_replica_lag_bytes = j->has_max_replica_lag_bytes};
     sp_str_t *targets = sp_arena_alloc(arena, j->targets.n + 1, sizeof *targets);
     sp_str_t *can = sp_arena_alloc(arena, 4, sizeof *can);
     if (!targets || !can)

@@ -9,8 +9,9 @@
 #include "services/resharder/pure_split.h"
 #include "services/resharder/sql_names.h"
 #include "services/resharder/task.h"
+#include "services/resharder/throttle.h"
 
-enum { BUFFER = 64 * 1024, RATE_SLICE_MS = 50, CONTROL_MS = 60000 };
+enum { BUFFER = 64 * 1024, TURN = 64 * 1024, CONTROL_MS = 60000 };
 
 typedef struct sink {
     pooled_t *lent; // its connection
@@ -35,7 +36,7 @@ typedef struct copy {
     int64_t *rows;                   // one a target
     split_route_t route;             // who gets what
     split_t split;                   // the stream
-    int64_t started_ms;              // for the rate
+    throttle_t throttle;             // how fast it may go
 } copy_t;
 
 static int no_memory(sp_error_t *err)
@@ -254,20 +255,6 @@ static void tally(const copy_t *self, int64_t *ret_rows, int64_t *ret_bytes)
     }
 }
 
-// Waits as long as what was sent is more than the rate allows.
-static int throttle(copy_t *self, int64_t bytes, sp_error_t *err)
-{
-    while (self->a->rate_bytes_per_s > 0) {
-        if (task_stopped(self->task))
-            return sp_error_set(err, SP_E_CANCELLED, "stopped");
-        double due_ms = (double)bytes * 1000.0 / (double)self->a->rate_bytes_per_s;
-        if (due_ms <= (double)(sp_clock_mono_ms() - self->started_ms))
-            break;
-        sp_clock_sleep_ms(RATE_SLICE_MS);
-    }
-    return 0;
-}
-
 static int pump(copy_t *self, sp_error_t *err)
 {
     int64_t since = 0, rows, bytes;
@@ -282,12 +269,11 @@ static int pump(copy_t *self, sp_error_t *err)
         if ((rc = split_feed(&self->split, data, (size_t)len, err)) != 0)
             return rc;
         since += len;
-        if (since < 256 * 1024)
+        if (since < TURN)
             continue;
         since = 0;
         tally(self, &rows, &bytes);
-        task_progress(self->task, rows, bytes);
-        if ((rc = throttle(self, bytes, err)) != 0)
+        if ((rc = throttle_turn(&self->throttle, rows, bytes, err)) != 0)
             return rc;
     }
 }
@@ -339,6 +325,9 @@ static int run(copy_t *self, sp_error_t *err)
     int rc = prepare(self, err);
     if (rc == 0 && self->sinks == NULL)
         return no_memory(err);
+    if (rc == 0)
+        rc = throttle_open(&self->throttle, self->task, self->task->targets, self->task->n_targets,
+                           err);
     for (size_t i = 0; rc == 0 && i < self->task->n_targets; i++) {
         if ((rc = open_target(self, i, err)) != 0)
             sp_error_prefix(err, "target %s", self->task->targets[i].shard_id);
@@ -362,7 +351,6 @@ static int run(copy_t *self, sp_error_t *err)
     split_start(&self->split, self->binary, &self->route, counted, put, self);
     int64_t *before = self->rows;
     self->rows = counted;
-    self->started_ms = sp_clock_mono_ms();
     rc = pump(self, err);
     for (size_t i = 0; rc == 0 && i < self->task->n_targets; i++) {
         if (self->sinks[i].pg != NULL)
@@ -382,9 +370,12 @@ int task_copy(task_t *task, sp_msg_task_update_t *result, sp_error_t *err)
         good ? pool_give(&self.sinks[i].lent)
              : pool_drop(&self.sinks[i].lent); // what is not committed is rolled back
     good ? pool_give(&self.lent) : pool_drop(&self.lent);
-    if (rc != 0)
-        return rc;
-    tally(&self, &result->rows, &result->bytes);
-    result->has_rows = result->has_bytes = true;
-    return 0;
+    if (rc == 0) {
+        tally(&self, &result->rows, &result->bytes);
+        result->has_rows = result->has_bytes = true;
+        // What was sent is paid for with nothing open; a stop does not take back what is committed.
+        throttle_settle(&self.throttle, result->rows, result->bytes);
+    }
+    throttle_close(&self.throttle);
+    return rc;
 }

@@ -6,16 +6,17 @@
 #include "common/base/clock.h"
 #include "common/base/failpoint.h"
 #include "services/resharder/task.h"
+#include "services/resharder/throttle.h"
 
-enum { BATCH = 5000, PAGES = 512, PAUSE_MS = 20 };
+enum { BATCH = 5000, PAGES = 512, PAGE_BYTES = 8192, PAUSE_MS = 20 };
 
 typedef struct purge {
-    task_t *task;       // owner
-    sp_pg_t *pg;        // apply role: guards refuse everybody else
-    const char *bounds; // literal of int8[]
-    int64_t rows;       // deleted
-    int64_t bytes;      // of pages looked at
-    int64_t started_ms; // monotonic
+    task_t *task;        // owner
+    sp_pg_t *pg;         // apply role: guards refuse everybody else
+    const char *bounds;  // literal of int8[]
+    int64_t rows;        // deleted
+    int64_t bytes;       // of pages looked at
+    throttle_t throttle; // how fast it may go
 } purge_t;
 
 // One window of pages: candidates by key first, locked and deleted by ctid in one statement. *ret_rows: how many.
@@ -48,20 +49,16 @@ static int delete_batch(purge_t *self, const char *name, const char *key, int64_
     return sp_str_to_int64(sp_str(count), ret_rows);
 }
 
-static int wait_turn(purge_t *self, sp_error_t *err)
+// Between two transactions. The pause lets others have the locks and the disk, however fast the task may go.
+static int wait_turn(purge_t *self, bool pause, sp_error_t *err)
 {
-    int64_t rate = self->task->assign->rate_bytes_per_s, due_ms = PAUSE_MS;
-    if (rate > 0) {
-        double by_rate = (double)self->bytes * 1000.0 / (double)rate -
-                         (double)(sp_clock_mono_ms() - self->started_ms);
-        due_ms = by_rate > (double)due_ms ? (int64_t)by_rate : due_ms;
-    }
-    for (int64_t until = sp_clock_mono_ms() + due_ms; sp_clock_mono_ms() < until;) {
-        if (task_stopped(self->task))
-            return sp_error_set(err, SP_E_CANCELLED, "stopped");
-        int64_t left = until - sp_clock_mono_ms();
-        sp_clock_sleep_ms(left < PAUSE_MS ? left : PAUSE_MS);
-    }
+    int rc = throttle_turn(&self->throttle, self->rows, self->bytes, err);
+    if (rc != 0)
+        return rc;
+    if (task_stopped(self->task))
+        return sp_error_set(err, SP_E_CANCELLED, "stopped");
+    if (pause)
+        sp_clock_sleep_ms(PAUSE_MS);
     return 0;
 }
 
@@ -89,11 +86,10 @@ static int purge_table(purge_t *self, const sp_msg_job_table_t *table, sp_error_
             self->rows += rc == 0 ? rows : 0;
             if (rc == 0 && rows > 0)
                 rc = sp_failpoint("purge_batch", err);
-            task_progress(self->task, self->rows, self->bytes);
-            if (rc == 0 && rows > 0)
-                rc = wait_turn(self, err);
+            if (rc == 0)
+                rc = wait_turn(self, rows > 0, err);
         }
-        self->bytes += PAGES * 8192;
+        self->bytes += (pages - from < PAGES ? pages - from : PAGES) * PAGE_BYTES;
     }
     return rc;
 }
@@ -109,9 +105,23 @@ static int purge_shard(purge_t *self, const task_shard_t *shard, sp_error_t *err
     return rc == 0 ? 0 : sp_error_prefix(err, "shard %s", shard->shard_id);
 }
 
+static int purge_all(purge_t *self, sp_error_t *err)
+{
+    task_t *task = self->task;
+    const task_shard_t *shards = task->n_targets > 0 ? task->targets : &task->source;
+    size_t n = task->n_targets > 0 ? task->n_targets : 1;
+    int rc = throttle_open(&self->throttle, task, shards, n, err);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = purge_shard(self, &shards[i], err);
+    if (rc == 0)
+        throttle_settle(&self->throttle, self->rows, self->bytes);
+    throttle_close(&self->throttle);
+    return rc;
+}
+
 int task_purge(task_t *task, sp_msg_task_update_t *result, sp_error_t *err)
 {
-    purge_t self = {.task = task, .started_ms = sp_clock_mono_ms()};
+    purge_t self = {.task = task};
     sp_buf_t bounds = SP_BUF_INIT;
     sp_arcs_t arcs = {task->assign->bounds.items, task->assign->bounds.n};
     int rc = sp_arcs_validate(arcs, err);
@@ -122,12 +132,8 @@ int task_purge(task_t *task, sp_msg_task_update_t *result, sp_error_t *err)
     sp_buf_free(&bounds);
     if (self.bounds == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a purge task");
-    if (sp_arcs_is_none(arcs))
-        rc = 0;
-    else if (task->n_targets == 0)
-        rc = purge_shard(&self, &task->source, err);
-    for (size_t i = 0; rc == 0 && i < task->n_targets && !sp_arcs_is_none(arcs); i++)
-        rc = purge_shard(&self, &task->targets[i], err);
+    if (!sp_arcs_is_none(arcs))
+        rc = purge_all(&self, err);
     result->rows = self.rows;
     result->bytes = self.bytes;
     result->has_rows = result->has_bytes = true;

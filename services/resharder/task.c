@@ -145,15 +145,19 @@ int task_update(task_t *task, sp_msg_task_update_t *update, sp_error_t *err)
     return sp_actor_end_send(task->port->end, &sp_schema_task_update, update, err);
 }
 
+void task_progress_with(task_t *task, sp_msg_task_update_t *update)
+{
+    if (sp_clock_mono_ms() - task->port->told_ms >= PROGRESS_MS)
+        task_update(task, update, NULL);
+}
+
 void task_progress(task_t *task, int64_t rows, int64_t bytes)
 {
-    if (sp_clock_mono_ms() - task->port->told_ms < PROGRESS_MS)
-        return;
     sp_msg_task_update_t update = {.rows = rows,
                                    .has_rows = true,
                                    .bytes = bytes,
                                    .has_bytes = true};
-    task_update(task, &update, NULL);
+    task_progress_with(task, &update);
 }
 
 bool task_receive(task_t *task, int timeout_ms, sp_arena_t *arena,

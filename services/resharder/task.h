@@ -59,6 +59,8 @@ bool task_stopped(void *task);
 int task_update(task_t *task, sp_msg_task_update_t *update, sp_error_t *err);
 // The same for rows and bytes so far, left out when the last one is less than 250 ms old.
 void task_progress(task_t *task, int64_t rows, int64_t bytes);
+// The same with more to say.
+void task_progress_with(task_t *task, sp_msg_task_update_t *update);
 
 // Waits up to timeout_ms for a control message other than stop: true, decoded into the caller's arena. False: none came, or
 // task_stopped(). Only from the task's own thread.

@@ -1,5 +1,8 @@
 """The resharder's tasks, one by one, with this process as its manager."""
 import os
+import shutil
+import signal
+import subprocess
 import tempfile
 import time
 
@@ -326,6 +329,108 @@ def test_purge(shop):
     done = shop.manager.run(shop.worker, "purge", "purge", tables=[shop.tables[1]], bounds=LOW)
     assert done["rows"] == 40000 - before
     assert shop.rig.sql(0, "SELECT count(*), count(*) FILTER (WHERE hashtextextended(customer_id::text, 0) < 0) FROM orders", fetch=True) == [(before, 0)]
+
+
+def waits(shop, task, words, lag=False):
+    """Until the task says why it waits."""
+    def told():
+        u = shop.manager.last(task)
+        return u and words in u.get("detail", "") and ("lag_bytes" in u) == lag and u
+
+    return shop.manager.wait(told, what=f"{task} to say: {words}")
+
+
+def test_copy_rate(shop):
+    """A rate holds a range back until it is paid for, also one that is over before a rate is looked at; another rate counts at once."""
+    shop.schema()
+    _, update = shop.snapshot()
+    fields = dict(targets=shop.targets, tables=[shop.tables[1]], snapshot=update["snapshot"], range_no=0, page_from=0, page_to=0)
+    began = time.monotonic()
+    small = shop.copy(update["snapshot"], shop.tables[0], page_to=2, rate_bytes_per_s=1_000_000_000)
+    fast, began = time.monotonic() - began, time.monotonic()
+    assert 0 < small["bytes"] < 64 * 1024, "it is over before the first turn"
+    shop.copy(update["snapshot"], shop.tables[0], range_no=1, page_to=2, rate_bytes_per_s=small["bytes"] // 2)
+    assert time.monotonic() - began >= 2, fast
+    shop.manager.assign(shop.worker, "slow", "copy", rate_bytes_per_s=1024, **fields)
+    waits(shop, "slow", "limit of 1024 bytes/s")
+    shop.manager.control(shop.worker, "slow", "throttle", rate_bytes_per_s=2048)
+    waits(shop, "slow", "limit of 2048 bytes/s")
+    shop.manager.control(shop.worker, "slow", "throttle", rate_bytes_per_s=0)
+    assert shop.manager.result("slow")["rows"] == 40000
+
+
+def test_stop_ends_a_wait(shop):
+    """Neither a debt of hours nor a standby that never comes keeps a task from its stop."""
+    shop.schema()
+    _, update = shop.snapshot()
+    shop.manager.assign(shop.worker, "slow", "copy", targets=shop.targets, tables=[shop.tables[1]], snapshot=update["snapshot"], range_no=0, page_from=0,
+                        page_to=0, rate_bytes_per_s=1)
+    shop.manager.assign(shop.worker, "purge", "purge", tables=[shop.tables[1], shop.tables[0]], bounds=HIGH, rate_bytes_per_s=1)
+    for task in ("slow", "purge"):
+        waits(shop, task, "limit of 1 bytes/s")
+        shop.manager.control(shop.worker, task, "stop")
+        with pytest.raises(TaskFailed) as stopped:
+            shop.manager.result(task, seconds=2)
+        assert stopped.value.error["code"] == "cancelled"
+
+
+class Standby:
+    """What a primary takes for a physical standby: pg_receivewal, which flushes and says so at once."""
+
+    def __init__(self, rig, shard):
+        self.rig, self.shard = rig, shard
+        folder = tempfile.mkdtemp(prefix="sp-standby-")
+        self.folder = folder
+        self.process = subprocess.Popen(["pg_receivewal", "-D", folder, "-d", rig.shards[shard]["superuser_endpoint"] + "?application_name=held", "--synchronous",
+                                         "--no-loop"])
+
+    def __enter__(self):
+        deadline = time.monotonic() + 20
+        while not self.rig.sql(self.shard, "SELECT 1 FROM pg_stat_replication WHERE application_name = 'held' AND flush_lsn = pg_current_wal_flush_lsn()", fetch=True):
+            assert self.process.poll() is None and time.monotonic() < deadline, "no standby streams"
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder)
+
+
+def test_copy_waits_for_a_standby(shop):
+    """A standby of a target that does not keep up holds the copy, which says so all the time; without a limit nobody looks."""
+    shop.schema()
+    _, update = shop.snapshot()
+    fields = dict(targets=shop.targets, tables=[shop.tables[1]], snapshot=update["snapshot"], range_no=0, page_from=0, page_to=0)
+    with Standby(shop.rig, 2) as standby:
+        standby.process.send_signal(signal.SIGSTOP)
+        shop.rig.sql(2, "SELECT pg_logical_emit_message(true, 'x', repeat('x', 200000))")
+        shop.manager.assign(shop.worker, "copy", "copy", max_replica_lag_bytes=65536, **fields)
+        told = waits(shop, "copy", "standby held of shard s3 is", lag=True)
+        assert told["lag_bytes"] > 65536 and told["rows"] == 0, "nothing is locked and copied before the first look"
+        assert shop.rig.sql(2, "SELECT 1 FROM pg_locks WHERE relation = 'public.orders'::regclass", fetch=True) == []
+        heard = len(shop.manager.updates["copy"])
+        until = time.monotonic() + 2
+        shop.manager.wait(lambda: time.monotonic() > until)
+        assert len(shop.manager.updates["copy"]) >= heard + 2, "at least one word a second"
+        assert shop.manager.last("copy")["rows"] == 0
+        standby.process.send_signal(signal.SIGCONT)
+        assert shop.manager.result("copy")["rows"] == 40000
+        standby.process.send_signal(signal.SIGSTOP)
+        shop.rig.sql(2, "SELECT pg_logical_emit_message(true, 'x', repeat('x', 200000))")
+        assert shop.copy(update["snapshot"], shop.tables[0], max_replica_lag_bytes=0)["rows"] > 0
+
+
+def test_purge_waits_for_a_standby(shop):
+    """It looks at the shard that it deletes from, and goes on when the limit is raised."""
+    before = shop.rig.sql(0, "SELECT count(*) FROM orders WHERE hashtextextended(customer_id::text, 0) >= 0", fetch=True)[0][0]
+    with Standby(shop.rig, 0) as standby:
+        standby.process.send_signal(signal.SIGSTOP)
+        shop.rig.sql(0, "SELECT pg_logical_emit_message(true, 'x', repeat('x', 200000))")
+        shop.manager.assign(shop.worker, "purge", "purge", tables=[shop.tables[1]], bounds=LOW, max_replica_lag_bytes=65536)
+        assert waits(shop, "purge", "standby held of shard s1 is", lag=True)["rows"] == 0
+        shop.manager.control(shop.worker, "purge", "throttle", max_replica_lag_bytes=1 << 40)
+        assert shop.manager.result("purge")["rows"] == 40000 - before
 
 
 def test_termination(shop):
