@@ -7,6 +7,8 @@
 #include "tools/shardctl/show.h"
 #include "tools/shardctl/watch.h"
 
+#define LIMIT_MAX 1125899906842624LL // of a throttle, as in schemas/job.json
+
 // --target NAME | NAME=DSN; false after a message.
 static bool add_target(json_t *targets, const char *text)
 {
@@ -64,6 +66,26 @@ static void show_plan(json_t *plan)
                          : "preflight FAILED: the split would be refused");
 }
 
+// --max-bytes-per-s and --max-replica-lag-bytes into a body, where they are given; false after a message.
+static bool add_limits(json_t *body, const sp_args_t *args)
+{
+    static const struct {
+        const char *option; // without the dashes
+        const char *field;  // of the request
+    } limits[] = {{"max-bytes-per-s", "max_bytes_per_s"},
+                  {"max-replica-lag-bytes", "max_replica_lag_bytes"}};
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        long long value = -1;
+        if (!args_int(args, limits[i].option, 0, LIMIT_MAX, &value)) {
+            return false;
+        }
+        if (value >= 0) {
+            json_object_set_new(body, limits[i].field, json_integer(value));
+        }
+    }
+    return true;
+}
+
 static int split(const sp_rest_t *rest, const sp_args_t *args)
 {
     json_t *targets = json_array(), *reply = NULL;
@@ -79,19 +101,19 @@ static int split(const sp_rest_t *rest, const sp_args_t *args)
         fprintf(stderr, "shardctl: --target is needed\n");
         ok = false;
     }
-    if (!ok) {
-        json_decref(targets);
+    json_t *body =
+        json_pack("{s:s,s:o}", "source_shard_id", args->pos[0], "target_shards", targets);
+    if (!ok || !add_limits(body, args)) {
+        json_decref(body);
         return EXIT_USAGE;
     }
     sp_rest_t one = *rest;
     one.idempotency_key = args_value(args, "idempotency-key");
     one.timeout_s = rest->timeout_s > 120 ? rest->timeout_s : 120; // preflight looks at every table
-    int code =
-        rest_call(&one, "POST",
-                  rest_path(dry_run ? "/api/v1/reshard/split?dry_run=true"
-                                    : "/api/v1/reshard/split"),
-                  json_pack("{s:s,s:o}", "source_shard_id", args->pos[0], "target_shards", targets),
-                  &reply);
+    int code = rest_call(&one, "POST",
+                         rest_path(dry_run ? "/api/v1/reshard/split?dry_run=true"
+                                           : "/api/v1/reshard/split"),
+                         body, &reply);
     if (code == EXIT_DONE && dry_run) {
         code = json_is_true(json_object_get(reply, "ok")) ? EXIT_DONE : EXIT_REFUSED;
     }
@@ -177,6 +199,21 @@ static int job_finalize(const sp_rest_t *rest, const sp_args_t *args)
     return one_job(rest, "POST", rest_path("/api/v1/reshard/jobs/%s/finalize", args->pos[0]), body);
 }
 
+static int job_throttle(const sp_rest_t *rest, const sp_args_t *args)
+{
+    json_t *body = json_object();
+    if (!add_limits(body, args)) {
+        json_decref(body);
+        return EXIT_USAGE;
+    }
+    if (json_object_size(body) == 0) {
+        fprintf(stderr, "shardctl: --max-bytes-per-s or --max-replica-lag-bytes is needed\n");
+        json_decref(body);
+        return EXIT_USAGE;
+    }
+    return one_job(rest, "POST", rest_path("/api/v1/reshard/jobs/%s/throttle", args->pos[0]), body);
+}
+
 static bool on_event(const char *kind, const char *data, void *arg)
 {
     const sp_rest_t *rest = arg;
@@ -204,17 +241,25 @@ static int events(const sp_rest_t *rest, const sp_args_t *args)
     return rest_events(rest, on_event, &copy);
 }
 
+#define RATE_HELP "copy and purge at most so many bytes a second, all tasks together; 0: no limit"
+#define LAG_HELP                                                                                   \
+    "pause while a standby of the shards that are written is so far behind; 0: no limit"
 static const sp_opt_t split_opts[] =
     {{"target", "NAME[=DSN]",
       "a registered empty shard, or a new one; may be repeated (DSN: also @file, env:NAME)"},
      {"targets-from", "FILE",
       "JSON array of targets, objects as in POST /api/v1/shards; - is standard input"},
+     {"max-bytes-per-s", "N", RATE_HELP},
+     {"max-replica-lag-bytes", "N", LAG_HELP},
      {"dry-run", NULL, "only plan, cost and preflight; exit code 1 when it would be refused"},
      {"watch", NULL, "follow the job to its end"},
      {"idempotency-key", "KEY", "a repeated request with this key returns the first job"},
      {NULL, NULL, NULL}};
 static const sp_opt_t job_list_opts[] = {{"state", "STATE", "only this state's"},
                                          {"limit", "N", "at most so many (100)"},
+                                         {NULL, NULL, NULL}};
+static const sp_opt_t throttle_opts[] = {{"max-bytes-per-s", "N", RATE_HELP},
+                                         {"max-replica-lag-bytes", "N", LAG_HELP},
                                          {NULL, NULL, NULL}};
 static const sp_opt_t finalize_opts[] = {{"drop-source-rows", NULL,
                                           "also delete the moved rows from the source"},
@@ -231,6 +276,8 @@ const sp_command_t sp_commands_job[] = {
     {"job", "retry", "ID", 1, 1, NULL, job_retry, "start a failed job again"},
     {"job", "finalize", "ID", 1, 1, finalize_opts, job_finalize,
      "drop what a completed job left on its source"},
+    {"job", "throttle", "ID", 1, 1, throttle_opts, job_throttle,
+     "change how fast a job goes, while it runs"},
     {"events", NULL, "", 0, 0, NULL, events, "follow what happens, until interrupted"},
     {NULL, NULL, NULL, 0, 0, NULL, NULL, NULL},
 };

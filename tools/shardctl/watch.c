@@ -58,6 +58,10 @@ static void progress_line(json_t *job, char *out, size_t size)
         n += (size_t)snprintf(out + n, size - n, "  ETA %s",
                               table_ms(a, number(job, "progress.eta_ms")));
     }
+    if (text(job, "progress.throttled")[0] != '\0') {
+        n += (size_t)snprintf(out + n, size - n, "  throttled: %.200s",
+                              text(job, "progress.throttled"));
+    }
     if (text(job, "error.message")[0] != '\0') {
         snprintf(out + n, size - n, "  (%.120s)", text(job, "error.message"));
     }
@@ -77,6 +81,9 @@ void watch_card(json_t *job)
                                        {"bytes copied", "progress.bytes_copied", false},
                                        {"changes applied", "progress.rows_applied", false},
                                        {"rows validated", "progress.rows_validated", false},
+                                       {"max bytes/s", "max_bytes_per_s", false},
+                                       {"max replica lag, bytes", "max_replica_lag_bytes", false},
+                                       {"throttled", "progress.throttled", false},
                                        {"ring before", "ring_version_before", false},
                                        {"ring after", "ring_version_after", false},
                                        {"fence to open, ms", "cutover.fence_to_open_ms", false},
