@@ -211,9 +211,9 @@ docs: $(OUT)/tests/fsm/job_fsm_test ## write docs/openapi.json, messages.md and 
 	@SP_WRITE_DOCS=1 $< >/dev/null 2>&1
 docs-check: ## the generated documents are what the schemas say
 	@$(PYTHON) tools/schemagen.py --schemas schemas --openapi docs/openapi.json --messages docs/messages.md --check
-lint: gen ## banned calls, format, cppcheck, clang-tidy
+lint: gen ## banned calls, format, cppcheck, clang-tidy (STEPS="banned format": only these)
 	@tools/deps.sh lint
-	@BUILD=$(BUILD) tools/lint.sh $(LINT)
+	@BUILD=$(BUILD) tools/lint.sh $(STEPS)
 
 # ---- fuzzing (libFuzzer) and benches
 FUZZ_SECONDS ?= 60
