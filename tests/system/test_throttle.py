@@ -4,11 +4,11 @@ import signal
 import subprocess
 import time
 
-import psycopg2
 import pytest
 
 from harness.api import ApiError
 from harness.rig import BIN, SLOW
+from harness.sql import query
 from spstack.ports import free_base
 from spstack.postgres import Cluster
 
@@ -147,27 +147,19 @@ class Standby:
         self.cluster = Cluster(stack.paths, record, self.primary.passwords, fsync=False)
         self.held = None
 
-    def ask(self, cluster, query):
-        connection = psycopg2.connect(cluster.uri("postgres", "postgres"))
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(query)
-                return cursor.fetchall()
-        finally:
-            connection.close()
-
     def __enter__(self):
         self.cluster.basebackup()
         self.cluster.start()
         name = self.cluster.name
         # One that streams and has not said yet how far it is does not count as a standby.
-        self.cell.rig.stack.wait_for(f"{name} to stream", lambda: self.ask(
-            self.primary, f"SELECT 1 FROM pg_stat_replication WHERE application_name = '{name}' AND state = 'streaming' AND flush_lsn IS NOT NULL"),
+        self.cell.rig.stack.wait_for(f"{name} to stream", lambda: query(
+            self.primary.uri("postgres", "postgres"),
+            f"SELECT 1 FROM pg_stat_replication WHERE application_name = '{name}' AND state = 'streaming' AND flush_lsn IS NOT NULL"),
                                      30 * SLOW)
         return self
 
     def hold(self):
-        self.held = self.ask(self.cluster, "SELECT pid FROM pg_stat_wal_receiver")[0][0]
+        self.held = query(self.cluster.uri("postgres", "postgres"), "SELECT pid FROM pg_stat_wal_receiver")[0][0]
         os.kill(self.held, signal.SIGSTOP)
 
     def let_go(self):
