@@ -239,13 +239,13 @@ static int replace_functions(sp_pg_t *pg, const definition_t *d, sp_arena_t *are
     return rc;
 }
 
-static int make_trigger(sp_pg_t *pg, const definition_t *d, int part, sp_arena_t *arena,
-                        sp_error_t *err)
+static int make_trigger(sp_pg_t *pg, const definition_t *d, int part, const char *table,
+                        sp_arena_t *arena, sp_error_t *err)
 {
     sp_buf_t when = SP_BUF_INIT;
     const char *table_at = strstr(parts[part].when, "%s");
     sp_buf_add(&when, parts[part].when, (size_t)(table_at - parts[part].when));
-    sp_buf_addz(&when, d->table);
+    sp_buf_addz(&when, table);
     sp_buf_addz(&when, table_at + 2);
     const char *clause = when.failed ? NULL : sp_arena_strz(arena, sp_buf_cstr(&when));
     sp_buf_free(&when);
@@ -255,8 +255,28 @@ static int make_trigger(sp_pg_t *pg, const definition_t *d, int part, sp_arena_t
     return sp_pg_execf(pg, err,
                        "CREATE OR REPLACE TRIGGER \"%s\" %s EXECUTE FUNCTION shardplane.%s();\n"
                        "ALTER TABLE %s ENABLE ALWAYS TRIGGER \"%s\";",
-                       parts[part].trigger, clause, d->functions[part], d->table,
-                       parts[part].trigger);
+                       parts[part].trigger, clause, d->functions[part], table, parts[part].trigger);
+}
+
+// What is missing of the triggers, by SP_SQL_GUARD_TABLE. The row trigger is made on the table itself, and PostgreSQL clones it to the
+// partitions with its state, those of later too; the other two are made on each.
+static int make_triggers(sp_pg_t *pg, const definition_t *d, const PGresult *tree, bool want_row,
+                         sp_arena_t *arena, sp_error_t *err)
+{
+    bool row_stands = true, row_there = strcmp(PQgetvalue(tree, 0, 5), "0") != 0;
+    int rc = 0;
+    for (int i = 0; i < PQntuples(tree); i++)
+        row_stands = row_stands && strcmp(PQgetvalue(tree, i, 2 + ROW), "1") == 0;
+    if (want_row && !row_stands)
+        rc = make_trigger(pg, d, ROW, d->table, arena, err);
+    for (int i = 0; i < PQntuples(tree) && rc == 0; i++)
+        for (int part = STMT; part <= TRUNC && rc == 0; part++)
+            if (strcmp(PQgetvalue(tree, i, 2 + part), "1") != 0)
+                rc = make_trigger(pg, d, part, PQgetvalue(tree, i, 0), arena, err);
+    if (rc == 0 && !want_row && row_there)
+        rc = sp_pg_execf(pg, err, "DROP TRIGGER IF EXISTS \"%s\" ON %s", parts[ROW].trigger,
+                         d->table);
+    return rc;
 }
 
 int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_table_t *table,
@@ -277,18 +297,14 @@ int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_tabl
                                 d.functions[TRUNC]};
         rc = sp_pg_query(pg, SP_SQL_GUARD_TABLE, 6, params, &found, err);
     }
-    if (rc == 0 && PQntuples(found) != 1)
+    if (rc == 0 && PQntuples(found) == 0)
         rc = sp_error_set(err, SP_E_NOT_FOUND, "there is no table %s", d.table);
     if (rc == 0 && PQgetvalue(found, 0, 1)[0] != 't')
         rc = sp_error_set(err, SP_E_NOT_FOUND, "table %s has no column of its key column's name",
                           d.table);
-    bool want_row = guard->form != SP_GUARD_CLOSED || guard->row_trigger;
-    for (int i = 0; i < N_PARTS && rc == 0; i++)
-        if ((i != ROW || want_row) && strcmp(PQgetvalue(found, 0, 2 + i), "1") != 0)
-            rc = make_trigger(pg, &d, i, arena, err);
-    if (rc == 0 && !want_row && strcmp(PQgetvalue(found, 0, 5), "0") != 0)
-        rc = sp_pg_execf(pg, err, "DROP TRIGGER IF EXISTS \"%s\" ON %s", parts[ROW].trigger,
-                         d.table);
+    if (rc == 0)
+        rc = make_triggers(pg, &d, found, guard->form != SP_GUARD_CLOSED || guard->row_trigger,
+                           arena, err);
     PQclear(found);
     sp_arena_destroy(&arena);
     return rc;
@@ -300,7 +316,7 @@ int sp_guard_drop(sp_pg_t *pg, const sp_owner_table_t *table, sp_error_t *err)
     sp_arena_t *arena = sp_arena_new(0);
     sp_buf_t sql = SP_BUF_INIT;
     bool named = arena != NULL && name_functions(table, arena, &d) != NULL;
-    // CASCADE takes the triggers along; there may be no table any more.
+    // CASCADE takes the triggers along, those of partitions too; there may be no table any more.
     for (int i = 0; named && i < N_PARTS; i++)
         sp_buf_printf(&sql, "DROP FUNCTION IF EXISTS shardplane.%s() CASCADE;\n", d.functions[i]);
     int rc = !named || sql.failed ? no_memory(err) : sp_pg_exec(pg, sp_buf_cstr(&sql), err);
@@ -374,12 +390,15 @@ int sp_guard_actual(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *aren
     PGresult *state = NULL;
     sp_buf_t lines = SP_BUF_INIT;
     bool seen[N_PARTS] = {false};
+    char bare[24] = "0"; // partitions without the table's guards
     const char *params[] = {sp_arena_cstr(arena, table->schema),
                             sp_arena_cstr(arena, table->table)};
-    int rc = sp_pg_query(pg, SP_SQL_GUARD_STATE, 2, params, &state, err);
+    int rc = sp_pg_value(pg, SP_SQL_GUARD_PARTITIONS, 2, params, bare, sizeof bare, NULL, err);
+    if (rc == 0)
+        rc = sp_pg_query(pg, SP_SQL_GUARD_STATE, 2, params, &state, err);
     if (rc != 0)
         return rc;
-    bool intact = true;
+    bool intact = strcmp(bare, "0") == 0;
     for (int row = 0; row < PQntuples(state); row++) {
         int part = state_part(state, row);
         intact = intact && part >= 0;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "common/owner/fingerprint.h"
 #include "common/owner/owner.h"
 #include "common/ring/hash.h"
 #include "tests/contract/postgres_fixture.h"
@@ -709,33 +710,158 @@ static void search_path_cannot_fool(void **state)
     ok(owner, "DROP SCHEMA evil CASCADE");
 }
 
+static const sp_owner_table_t parted = {{"public", 6}, {"parted", 6}, {"k", 1}};
+
+// A table with a leaf and a partitioned partition.
+static void make_parted(void)
+{
+    ok(owner, "CREATE TABLE parted (k bigint NOT NULL, d integer NOT NULL, PRIMARY KEY (k, d)) "
+              "PARTITION BY LIST (d);"
+              "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);"
+              "CREATE TABLE parted_3 PARTITION OF parted FOR VALUES IN (3, 4) PARTITION BY LIST "
+              "(d);"
+              "CREATE TABLE parted_4 PARTITION OF parted_3 FOR VALUES IN (3, 4)");
+}
+
+// Triggers of ours on the table and its partitions that are in a state.
+static int64_t triggers(const char *where)
+{
+    return value(owner,
+                 sqlf("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '~shardplane%%' AND "
+                      "tgrelid IN (SELECT relid FROM pg_partition_tree('parted')) AND %s",
+                      where));
+}
+
 // The parent's row guard is cloned to its partitions, those of later too; statements straight to a partition meet it there.
 static void partitions_are_guarded(void **state)
 {
     (void)state;
     sp_arcs_t mine = half();
     int in = key_in(true, 1), out = key_in(false, 1);
-    sp_owner_table_t parted = {{"public", 6}, {"parted", 6}, {"k", 1}};
-    ok(owner, "CREATE TABLE parted (k bigint NOT NULL, d integer NOT NULL, PRIMARY KEY (k, d)) "
-              "PARTITION BY LIST (d);"
-              "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1)");
+    make_parted();
     set_guard(&parted, OWNS(&mine));
     ok(owner, "CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2)");
     sp_pg_t *replica =
         fixture_open("shardplane_ddl",
                      &(sp_pg_options_t){.replica_role = true, .search_path = "public, pg_catalog"});
-    for (int d = 1; d <= 2; d++) {
+    static const int leaves[] = {1, 2, 4};
+    for (int i = 0; i < 3; i++) {
+        int d = leaves[i];
         ok(app, sqlf("INSERT INTO parted VALUES (%d, %d)", in, d));
         refused(app, sqlf("INSERT INTO parted VALUES (%d, %d)", out, d), "not_owner");
         refused(app, sqlf("INSERT INTO parted_%d VALUES (%d, %d)", d, out, d), "not_owner");
         refused(replica, sqlf("INSERT INTO parted_%d VALUES (%d, %d)", d, out, d), "not_owner");
         refused(app, sqlf("UPDATE parted SET k = %d WHERE d = %d", out, d), "not_owner");
     }
-    ok(app, "UPDATE parted SET d = 3 - d WHERE d = 1 AND false");
     sp_pg_close(&replica);
+    // Rows move between partitions, not to keys of others on the way.
+    ok(app, "UPDATE parted SET d = 3 WHERE d = 1");
+    refused(app, sqlf("UPDATE parted SET d = 1, k = %d WHERE d = 3", out), "not_owner");
+    assert_int_equal(value(owner, "SELECT count(*) FROM parted_4"), 2);
+    ok(app, "DELETE FROM parted WHERE d = 3");
     set_guard(&parted, CLOSED("in_transition"));
     refused(app, "UPDATE parted SET k = 1 WHERE false", "in_transition");
     refused(app, sqlf("INSERT INTO parted_2 VALUES (%d, 2)", in), "in_transition");
+}
+
+// Statement triggers fire for the table that a statement names: each partition has its own, at any depth.
+static void statements_to_partitions_are_refused(void **state)
+{
+    (void)state;
+    sp_arcs_t mine = half();
+    make_parted();
+    set_guard(&parted, OWNS(&mine));
+    assert_int_equal(triggers("tgenabled = 'A'"), 12);
+    static const char *const names[] = {"parted", "parted_1", "parted_3", "parted_4"};
+    for (int i = 0; i < 4; i++) {
+        ok(app, sqlf("UPDATE %s SET k = 1 WHERE false", names[i]));
+        refused(owner, sqlf("TRUNCATE %s", names[i]), "not_owner");
+    }
+    set_guard(&parted, CLOSED("not_owner"));
+    for (int i = 0; i < 4; i++) {
+        refused(app, sqlf("UPDATE %s SET k = 1 WHERE false", names[i]), "not_owner");
+        refused(app, sqlf("DELETE FROM %s WHERE false", names[i]), "not_owner");
+        refused(owner, sqlf("TRUNCATE %s", names[i]), "not_owner");
+    }
+    // A target under COPY: no row trigger, on no partition either.
+    set_guard(&parted, &(sp_guard_t){.form = SP_GUARD_CLOSED, .reason = "in_transition"});
+    assert_int_equal(triggers("tgname = '~shardplane_row'"), 0);
+    assert_int_equal(triggers("true"), 8);
+    refused(app, "UPDATE parted_4 SET k = 1 WHERE false", "in_transition");
+    set_guard(&parted, OWNS(&all));
+    assert_int_equal(triggers("tgenabled = 'A'"), 12);
+    ok(owner, "TRUNCATE parted_4");
+    ok(owner, "TRUNCATE parted");
+    sp_error_t err = {0};
+    done(sp_guard_drop(ddl, &parted, &err), &err);
+    assert_int_equal(triggers("true"), 0);
+}
+
+// A difference on a partition is a difference of the table's guards, and setting them mends it.
+static void partitions_are_in_the_digest(void **state)
+{
+    (void)state;
+    sp_arcs_t mine = half();
+    sp_error_t err = {0};
+    const char *expected = NULL;
+    make_parted();
+    ok(owner, "CREATE TABLE parted_9 (k bigint NOT NULL, d integer NOT NULL, PRIMARY KEY (k, d));"
+              "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'");
+    static const char *const faults[] = {
+        "ALTER TABLE parted_1 DISABLE TRIGGER \"~shardplane_row\"",
+        "ALTER TABLE parted_4 ENABLE TRIGGER \"~shardplane_row\"",
+        "ALTER TABLE ONLY parted ENABLE TRIGGER \"~shardplane_row\"",
+        "ALTER TABLE parted_3 ENABLE REPLICA TRIGGER \"~shardplane_stmt\"",
+        "DROP TRIGGER \"~shardplane_stmt\" ON parted_4",
+        "DROP TRIGGER \"~shardplane_trunc\" ON parted_1",
+        "CREATE OR REPLACE TRIGGER \"~shardplane_stmt\" BEFORE UPDATE ON parted_4 EXECUTE "
+        "FUNCTION pass()",
+        "CREATE TRIGGER \"\303\251 later\" BEFORE INSERT ON parted_4 FOR EACH ROW EXECUTE FUNCTION "
+        "pass()",
+        "CREATE TABLE parted_5 PARTITION OF parted FOR VALUES IN (5)",
+        "ALTER TABLE parted ATTACH PARTITION parted_9 FOR VALUES IN (9)"};
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        set_guard(&parted, OWNS(&mine));
+        done(sp_guard_expected(&shard, &parted, OWNS(&mine), arena, &expected, &err), &err);
+        assert_string_equal(actual(&parted), expected);
+        ok(owner, faults[i]);
+        if (actual(&parted)[0] != 0)
+            fail_msg("not noticed: %s", faults[i]);
+        ok(owner, "DROP TRIGGER IF EXISTS \"\303\251 later\" ON parted_4");
+    }
+    set_guard(&parted, OWNS(&mine));
+    assert_string_equal(actual(&parted), expected);
+    ok(owner, "ALTER TABLE parted DETACH PARTITION parted_9"); // keeps two triggers, owes none
+    assert_string_equal(actual(&parted), expected);
+    ok(owner, "ALTER TABLE parted ATTACH PARTITION parted_9 FOR VALUES IN (9)");
+    assert_string_equal(actual(&parted), expected);
+}
+
+// A partition that comes, goes, or is another one of the same name changes the definition of the table above it.
+static void partitions_are_in_the_fingerprint(void **state)
+{
+    (void)state;
+    sp_error_t err = {0};
+    make_parted();
+    static const char *const changes[] =
+        {"CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2)",
+         "ALTER TABLE parted DETACH PARTITION parted_2",
+         "DROP TABLE parted_2; CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2)",
+         "DROP TABLE parted_2; CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2)"};
+    const char *before = NULL, *after = NULL;
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        done(sp_owner_fingerprint(ddl, parted.schema, parted.table, arena, &before, &err), &err);
+        ok(owner, changes[i]);
+        done(sp_owner_fingerprint(ddl, parted.schema, parted.table, arena, &after, &err), &err);
+        if (strcmp(before, after) == 0)
+            fail_msg("not noticed: %s", changes[i]);
+    }
+    sp_str_t leaf = SP_STR("parted_2");
+    done(sp_owner_fingerprint(ddl, parted.schema, leaf, arena, &before, &err), &err);
+    ok(owner, "ALTER TABLE parted DETACH PARTITION parted_2; ALTER TABLE parted ATTACH PARTITION "
+              "parted_2 FOR VALUES IN (2, 7)");
+    done(sp_owner_fingerprint(ddl, parted.schema, leaf, arena, &after, &err), &err);
+    assert_string_not_equal(before, after);
 }
 
 static void requests_is_guarded(void **state)
@@ -842,6 +968,9 @@ int main(void)
                                        T(key_types),
                                        T(search_path_cannot_fool),
                                        T(partitions_are_guarded),
+                                       T(statements_to_partitions_are_refused),
+                                       T(partitions_are_in_the_digest),
+                                       T(partitions_are_in_the_fingerprint),
                                        T(requests_is_guarded),
                                        T(bad_arguments),
                                        T(terminate),

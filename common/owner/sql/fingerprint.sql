@@ -2,7 +2,7 @@
 -- $1 schema, $2 table. One row with the hash and the oid, none when the table does not exist. Left out: replica identity, statistics, storage
 -- parameters, Shardplane's triggers (~shardplane_*) and temporary indexes (shp_*), all of which a job changes by itself.
 WITH t AS (
-    SELECT c.oid, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relowner
+    SELECT c.oid, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relowner, c.relpartbound
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
 ), parts AS (
@@ -31,7 +31,12 @@ WITH t AS (
     UNION ALL
     SELECT format('inherits %s', h.inhparent::regclass) FROM t JOIN pg_inherits h ON h.inhrelid = t.oid
     UNION ALL
-    SELECT format('child %s', h.inhrelid::regclass) FROM t JOIN pg_inherits h ON h.inhparent = t.oid
+    -- by oid: a partition of the same name may be another one
+    SELECT format('child %s %s', h.inhrelid::regclass, h.inhrelid) FROM t JOIN pg_inherits h ON h.inhparent = t.oid
+    UNION ALL
+    SELECT format('partition by %s', pg_get_partkeydef(t.oid)) FROM t WHERE t.relkind = 'p'
+    UNION ALL
+    SELECT format('partition %s', pg_get_expr(t.relpartbound, t.oid)) FROM t WHERE t.relpartbound IS NOT NULL
 )
 SELECT md5(string_agg(part, E'\n' ORDER BY part COLLATE "C")), (SELECT oid FROM t)
   FROM parts HAVING count(*) > 0

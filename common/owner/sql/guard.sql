@@ -1,7 +1,16 @@
 -- Reads about guards. $1 schema, $2 table of the guarded table.
 -- name: guard_table
--- $3 key column. One row when table and column exist: whether each trigger stands as it should ($4..$6 names of the functions), is ALWAYS.
-SELECT c.relkind,
+-- $3 key column. One row for the table and each of its partitions at any depth, the table first: its quoted name, whether it has the column,
+-- whether each trigger stands as it should ($4..$6 names of the functions) and is ALWAYS, how many row triggers of ours there are. Nothing
+-- when there is no such table. Row triggers are cloned to partitions by PostgreSQL; statement triggers fire for the table that is named only.
+WITH top AS (
+    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
+), tree AS (
+    SELECT oid, 0 AS level FROM top
+    UNION SELECT p.relid, p.level FROM top CROSS JOIN LATERAL pg_catalog.pg_partition_tree(top.oid) p WHERE p.relid <> top.oid
+)
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
        EXISTS (SELECT FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped),
        (SELECT count(*) FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
@@ -14,8 +23,8 @@ SELECT c.relkind,
          WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_trunc' AND g.tgenabled = 'A' AND g.tgtype = 34 AND p.proname = $6
            AND p.pronamespace = 'shardplane'::regnamespace),
        (SELECT count(*) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_row')
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
+  FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ ORDER BY tree.level, 1
 
 -- name: guard_state
 -- Every row trigger that fires behind ours is in it too: it could change a key that was checked already.
@@ -29,3 +38,23 @@ SELECT g.tgname, g.tgenabled, g.tgtype, p.proname, n.nspname, l.lanname, p.prose
    AND (g.tgname IN ('~shardplane_row', '~shardplane_stmt', '~shardplane_trunc')
         OR (g.tgname > '~shardplane_row' COLLATE "C" AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0 AND g.tgenabled <> 'D'))
  ORDER BY g.tgname COLLATE "C"
+
+-- name: guard_partitions
+-- How many partitions, at any depth, have not the very triggers that stand on the table itself, or have a row trigger that fires behind ours.
+WITH top AS (
+    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'p'
+), ours AS (
+    SELECT g.* FROM top JOIN pg_catalog.pg_trigger g ON g.tgrelid = top.oid
+     WHERE g.tgname IN ('~shardplane_row', '~shardplane_stmt', '~shardplane_trunc')
+)
+SELECT count(*)
+  FROM top CROSS JOIN LATERAL pg_catalog.pg_partition_tree(top.oid) p
+ WHERE p.relid <> top.oid
+   AND (EXISTS (SELECT FROM ours WHERE NOT EXISTS (
+                  SELECT FROM pg_catalog.pg_trigger g
+                   WHERE g.tgrelid = p.relid AND g.tgname = ours.tgname AND g.tgfoid = ours.tgfoid AND g.tgtype = ours.tgtype
+                     AND g.tgenabled = ours.tgenabled AND g.tgqual IS NULL AND g.tgattr::text = '' AND g.tgnargs = 0))
+        OR EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                    WHERE g.tgrelid = p.relid AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0
+                      AND g.tgname > '~shardplane_row' COLLATE "C" AND g.tgname NOT IN ('~shardplane_stmt', '~shardplane_trunc')))
