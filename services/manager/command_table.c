@@ -151,6 +151,21 @@ static void drop_guards(command_t *c, const places_t *places, const sp_owner_tab
     }
 }
 
+// The ring version of the shard's last change, as the guards of its other tables tell it.
+static int shard_version(command_t *c, const place_t *p, int64_t *ret_version, sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    sp_ownership_t o = {.ring_version = *ret_version};
+    bool found = false;
+    int rc = env_pg_record(c->env, p->shard, ENV_ADMIN, &pg, err);
+    if (rc == 0)
+        rc = sp_ownership_read(pg, sp_arena_cstr(c->arena, p->shard->keyspace), c->arena, &o,
+                               &found, err);
+    if (rc == 0 && found)
+        *ret_version = o.ring_version;
+    return rc;
+}
+
 static int guard_all(command_t *c, places_t *places, const sp_owner_table_t *table, int64_t version,
                      sp_error_t *err)
 {
@@ -158,9 +173,12 @@ static int guard_all(command_t *c, places_t *places, const sp_owner_table_t *tab
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < places->n; i++) {
         place_t *p = &places->items[i];
+        int64_t last = version;
         if (!p->there)
             continue;
-        sp_guard_t guard = ownership_guard(&p->arcs, version);
+        if ((rc = shard_version(c, p, &last, err)) != 0)
+            break;
+        sp_guard_t guard = ownership_guard(&p->arcs, last);
         p->guarded = true;
         rc = ownership_set(c->env, p->shard, &one, &guard, NULL, err);
     }
@@ -259,7 +277,11 @@ int command_table_create(command_t *c, const void *body, sp_error_t *err)
         rc = need_free_keyspace(c, m->keyspace, &view, err);
     if (rc != 0)
         return rc;
-    if (keyspace_table(view->keyspace, m->schema, m->table))
+    const sp_msg_table_t *old = keyspace_table(view->keyspace, m->schema, m->table);
+    // The same once more sets its guards again: what somebody altered, and what partitions lack that came later.
+    bool again = old && old->mode != SP_TABLE_MODE_IGNORED && m->mode != SP_TABLE_MODE_IGNORED &&
+                 sp_str_eq(old->key_column, m->key_column);
+    if (old && !again)
         return sp_error_set(err, SP_E_ALREADY_EXISTS,
                             "table " SP_STR_FMT "." SP_STR_FMT " is registered already",
                             SP_STR_ARG(m->schema), SP_STR_ARG(m->table));
@@ -295,13 +317,13 @@ int command_table_create(command_t *c, const void *body, sp_error_t *err)
     rc = guard_all(c, &places, &table, view->ring_record ? view->ring_record->version : 0, err);
     if (rc == 0)
         rc = sp_failpoint("table_guarded", err);
-    if (rc == 0)
+    if (rc == 0 && !again) // a source may keep rows that have moved
         rc = refuse_misplaced(c, &places, &table, err);
-    if (rc == 0)
+    if (rc == 0 && !again)
         rc = put_table(c, view, &record, before ? 0 : key_type, err);
     if (rc == SP_E_CATALOG_UNAVAILABLE || rc == SP_E_STALE_EPOCH)
         return rc; // the record may be there: guards stay, the same request completes it
-    if (rc != 0)
+    if (rc != 0 && !again)
         drop_guards(c, &places, &table, false);
     return rc == 0 ? reply_table(c, &record, m->keyspace, err) : rc;
 }
