@@ -221,10 +221,12 @@ static void close_all(fence_t *fence)
     sp_arena_destroy(&fence->arena);
 }
 
-// Whether the stream or the lanes failed, rather than the fence.
+// Whether the stream or the lanes failed, rather than the fence; or no fence of this job can be sealed any more.
 static bool session_broke(const fence_t *fence, int rc)
 {
     const follow_t *f = fence->f;
+    if (rc == SP_E_SCHEMA_CHANGED)
+        return true;
     if (rc == SP_E_CANCELLED)
         return task_stopped(f->task);
     return f->turn_failed;
