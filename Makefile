@@ -188,7 +188,8 @@ ledger: deps ## the ledger's checker, with each defect planted
 # The follower without a manager, for tests/system/test_follow.py.
 FOLLOW_RIG := $(OUT)/tests/system/follow_rig
 FOLLOW_RIG_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard services/resharder/follow*.c services/resharder/lane*.c \
-                  services/resharder/fence*.c) services/resharder/pure_follow.c tests/system/follow_rig.c)
+                  services/resharder/fence*.c) services/resharder/pure_follow.c \
+                  services/resharder/task_tables.c tests/system/follow_rig.c)
 $(FOLLOW_RIG): $(FOLLOW_RIG_O) $(LIBCOMMON)
 	@mkdir -p $(@D)
 	@echo "  LINK $@"

@@ -107,7 +107,8 @@ static int check_table(sp_pg_t *pg, const sp_owner_shard_t *owner, const sp_owne
                    sp_arena_printf(arena, "the guards of table " SP_STR_FMT "." SP_STR_FMT " %s",
                                    SP_STR_ARG(table->schema), SP_STR_ARG(table->table),
                                    *have ? "differ from the catalog"
-                                         : "are missing or not ENABLE ALWAYS"));
+                                         : "are missing or not ENABLE ALWAYS, on it or on a "
+                                           "partition of it"));
     return SP_OK;
 }
 

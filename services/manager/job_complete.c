@@ -132,8 +132,7 @@ static int assign_purge(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_m
     (void)arena;
     const sp_arcs_t *arcs = arg;
     a->targets.n = 0;
-    a->tables.items = job->rec->tables.items;
-    a->tables.n = job->rec->tables.n;
+    job_assign_tables(job, a);
     a->bounds.items = (int64_t *)arcs->bounds;
     a->bounds.n = arcs->n;
     job_throttle_assign(job, a);

@@ -256,8 +256,7 @@ static int assign_index(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_m
     a->targets.n = 1;
     a->phase = *(const int64_t *)arg;
     a->has_phase = true;
-    a->tables.items = job->rec->tables.items;
-    a->tables.n = job->rec->tables.n;
+    job_assign_tables(job, a);
     return 0;
 }
 

@@ -66,8 +66,7 @@ int job_follow_ensure(job_t *job, sp_error_t *err)
     const sp_catalog_keyspace_view_t *k = sp_catalog_keyspace(job->env.catalog, r->keyspace);
     sp_msg_task_assign_t a = job_task_assignment(job, arena, SP_TASK_KIND_FOLLOW);
     a.slot = r->slot;
-    a.tables.items = r->tables.items;
-    a.tables.n = r->tables.n;
+    job_assign_tables(job, &a);
     a.ring_version = (k && k->ring_record ? k->ring_record->version : 0) + 1;
     a.has_ring_version = true;
     a.source_bounds_after.items = r->source_bounds_after.items;

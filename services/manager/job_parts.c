@@ -11,11 +11,24 @@
 owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena)
 {
     const sp_msg_catalog_job_t *r = job->rec;
-    sp_owner_table_t *items = sp_arena_alloc(arena, r->tables.n + 1, sizeof *items);
-    for (size_t i = 0; items && i < r->tables.n; i++)
-        items[i] = (sp_owner_table_t){r->tables.items[i].schema, r->tables.items[i].table,
-                                      r->tables.items[i].key_column};
-    return (owner_tables_t){items, items ? r->tables.n : 0};
+    size_t all = r->tables.n + r->partitioned.n, n = 0;
+    sp_owner_table_t *items = sp_arena_alloc(arena, all + 1, sizeof *items);
+    for (size_t i = 0; items && i < all; i++) {
+        const sp_msg_job_table_t *t =
+            i < r->tables.n ? &r->tables.items[i] : &r->partitioned.items[i - r->tables.n];
+        if (!t->partition) // else the table at the top of the tree stands for it
+            items[n++] = (sp_owner_table_t){t->schema, t->table, t->key_column};
+    }
+    return (owner_tables_t){items, n};
+}
+
+void job_assign_tables(const job_t *job, sp_msg_task_assign_t *assign)
+{
+    const sp_msg_catalog_job_t *r = job->rec;
+    assign->tables.items = r->tables.items;
+    assign->tables.n = r->tables.n;
+    assign->partitioned.items = r->partitioned.items;
+    assign->partitioned.n = r->partitioned.n;
 }
 
 sp_arcs_t job_source_before(job_t *job, sp_arena_t *arena, sp_error_t *err, int *ret_rc)

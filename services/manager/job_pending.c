@@ -30,6 +30,8 @@ static void take_plan(job_t *job, const job_plan_t *plan)
     sp_msg_catalog_job_t *r = job->rec;
     r->tables.items = plan->report.tables;
     r->tables.n = plan->report.n_tables;
+    r->partitioned.items = plan->report.partitioned;
+    r->partitioned.n = plan->report.n_partitioned;
     r->timeline = plan->report.timeline;
     r->has_timeline = true;
     r->binary_stream = plan->report.binary_stream;

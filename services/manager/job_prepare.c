@@ -119,8 +119,7 @@ static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
 {
     (void)arg;
     (void)i;
-    a->tables.items = job->rec->tables.items;
-    a->tables.n = job->rec->tables.n;
+    job_assign_tables(job, a);
     const sp_catalog_keyspace_view_t *view =
         sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
     a->sequence_stride =
@@ -290,10 +289,14 @@ static int step_publication(job_t *job, sp_error_t *err)
     const char *name = sp_pg_ident(job->arena, r->publication);
     sp_buf_printf(&sql, "DROP PUBLICATION IF EXISTS %s; CREATE PUBLICATION %s FOR TABLE ", name,
                   name);
-    for (size_t i = 0; i < r->tables.n; i++)
+    // Changes come as those of the leaves. The partitioned tables are named too, so that rows of a partition that is added while the job
+    // runs come as well: the follower knows no such table, and stops.
+    for (size_t i = 0; i < r->tables.n + r->partitioned.n; i++) {
+        const sp_msg_job_table_t *t =
+            i < r->tables.n ? &r->tables.items[i] : &r->partitioned.items[i - r->tables.n];
         sp_buf_printf(&sql, "%s%s", i ? ", " : "",
-                      sp_pg_qualified(job->arena, r->tables.items[i].schema,
-                                      r->tables.items[i].table));
+                      sp_pg_qualified(job->arena, t->schema, t->table));
+    }
     sp_buf_addz(&sql, " WITH (publish = 'insert, update, delete, truncate')");
     rc = sql.failed ? no_memory(err)
                     : with_short_locks(job, r->source_shard_id, sp_buf_cstr(&sql), err);

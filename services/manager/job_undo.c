@@ -69,8 +69,7 @@ static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
     (void)arg;
     (void)i;
     (void)arena;
-    a->tables.items = job->rec->tables.items;
-    a->tables.n = job->rec->tables.n;
+    job_assign_tables(job, a);
     return 0;
 }
 

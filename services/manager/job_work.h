@@ -141,8 +141,9 @@ int job_undo(job_t *job, sp_error_t *err);      // job_undo.c
 int job_take_over(job_t *job, sp_error_t *err);
 
 // ---- shared pieces
-owner_tables_t job_owner_tables(const job_t *job,
-                                sp_arena_t *arena); // items NULL when memory runs out
+// What the guards stand on: ordinary tables, and partitioned ones without their partitions. items NULL when memory runs out.
+owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena);
+void job_assign_tables(const job_t *job, sp_msg_task_assign_t *assign); // all of the job, borrowed
 int job_unseal_source(job_t *job, sp_error_t *err); // guards `owns(before)`, ownership open
 int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_trigger,
                      sp_error_t *err);

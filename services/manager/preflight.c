@@ -166,8 +166,28 @@ static int64_t number(const PGresult *result, int row, int column)
     return sp_str_to_int64(sp_str(text), &value) ? 0 : value;
 }
 
+// A partitioned table holds no rows: what is known of it is its definition.
+static int plan_partitioned(collector_t *self, sp_pg_t *pg, const sp_msg_job_table_t *t,
+                            sp_error_t *err)
+{
+    const char *fingerprint = NULL;
+    int rc = sp_owner_fingerprint(pg, t->schema, t->table, self->arena, &fingerprint, err);
+    if (rc)
+        return rc;
+    self->report->partitioned[self->report->n_partitioned++] =
+        (sp_msg_job_table_t){.schema = t->schema,
+                             .table = t->table,
+                             .key_column = t->key_column,
+                             .oid = t->oid,
+                             .has_oid = true,
+                             .fingerprint = sp_str(fingerprint),
+                             .partition = t->partition,
+                             .has_partition = t->has_partition};
+    return 0;
+}
+
 static int plan_row(collector_t *self, const preflight_input_t *input, sp_pg_t *pg,
-                    const PGresult *result, int row, sp_msg_job_table_t *ret_table, sp_error_t *err)
+                    const PGresult *result, int row, sp_error_t *err)
 {
     sp_arena_t *arena = self->arena;
     sp_msg_job_table_t t = {
@@ -189,7 +209,11 @@ static int plan_row(collector_t *self, const preflight_input_t *input, sp_pg_t *
         .identity_before = sp_str(cell(arena, result, row, 11)),
         .copied = false,
         .has_copied = true,
+        .partition = PQgetvalue(result, row, 14)[0] == 't',
     };
+    t.has_partition = t.partition;
+    if (PQgetvalue(result, row, 13)[0] == 't')
+        return plan_partitioned(self, pg, &t, err);
     int rc = string_list(arena, cell(arena, result, row, 8), &t.columns.items, &t.columns.n, err);
     if (!rc)
         rc = string_list(arena, cell(arena, result, row, 9), &t.primary_key.items, &t.primary_key.n,
@@ -207,7 +231,11 @@ static int plan_row(collector_t *self, const preflight_input_t *input, sp_pg_t *
     t.has_pages_per_range = true;
     t.ranges = t.pages / t.pages_per_range + 1;
     t.has_ranges = true;
-    *ret_table = t;
+    sp_msg_job_table_t *kept = &self->report->tables[self->report->n_tables++];
+    *kept = t;
+    self->report->rows += t.rows_estimate;
+    self->report->bytes += t.bytes;
+    self->report->binary_stream = self->report->binary_stream && t.binary;
     return 0;
 }
 
@@ -222,19 +250,12 @@ static int plan_tables(collector_t *self, const preflight_input_t *input, const 
         return sp_error_prefix(err, "plan of the tables on shard %s", input->source.shard_id);
     size_t n = (size_t)PQntuples(result);
     report->tables = sp_arena_alloc(self->arena, n + 1, sizeof *report->tables);
+    report->partitioned = sp_arena_alloc(self->arena, n + 1, sizeof *report->partitioned);
     report->binary_stream = true;
-    if (!report->tables)
+    if (!report->tables || !report->partitioned)
         rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "preflight plan");
-    for (size_t i = 0; i < n && !rc; i++) {
-        sp_msg_job_table_t *t = &report->tables[report->n_tables];
-        rc = plan_row(self, input, input->source.admin, result, (int)i, t, err);
-        if (rc)
-            break;
-        report->n_tables++;
-        report->rows += t->rows_estimate;
-        report->bytes += t->bytes;
-        report->binary_stream = report->binary_stream && t->binary;
-    }
+    for (size_t i = 0; i < n && !rc; i++)
+        rc = plan_row(self, input, input->source.admin, result, (int)i, err);
     PQclear(result);
     return rc;
 }
@@ -356,6 +377,27 @@ static int check_target(collector_t *self, const preflight_shard_t *target, cons
     return rc;
 }
 
+// The registered tables with the partitions that were found: none of them may stand on a target yet.
+static const char *all_tables_json(sp_arena_t *arena, const sp_msg_table_t *tables, size_t n,
+                                   const preflight_report_t *report)
+{
+    size_t most = n + report->n_tables + report->n_partitioned;
+    sp_msg_table_t *all = sp_arena_alloc(arena, most + 1, sizeof *all);
+    if (!all)
+        return NULL;
+    if (n)
+        memcpy(all, tables, n * sizeof *all);
+    for (size_t i = 0; i < report->n_tables + report->n_partitioned; i++) {
+        const sp_msg_job_table_t *t =
+            i < report->n_tables ? &report->tables[i] : &report->partitioned[i - report->n_tables];
+        if (t->partition)
+            all[n++] = (sp_msg_table_t){.schema = t->schema,
+                                        .table = t->table,
+                                        .key_column = t->key_column};
+    }
+    return tables_json(arena, all, n);
+}
+
 int preflight_run(const preflight_input_t *input, sp_arena_t *arena, preflight_report_t *ret_report,
                   sp_error_t *err)
 {
@@ -385,10 +427,13 @@ int preflight_run(const preflight_input_t *input, sp_arena_t *arena, preflight_r
     int rc = source_facts(input, user_tables, arena, &report, &facts, &version, err);
     if (!rc)
         rc = check_source(&self, input, user_tables, err);
-    for (size_t i = 0; i < input->n_targets && !rc; i++)
-        rc = check_target(&self, &input->targets[i], user_tables, facts, version, err);
     if (!rc)
         rc = plan_tables(&self, input, moving_tables, err);
+    const char *there = rc ? NULL : all_tables_json(arena, all, n, &report);
+    if (!rc && !there)
+        rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "preflight");
+    for (size_t i = 0; i < input->n_targets && !rc; i++)
+        rc = check_target(&self, &input->targets[i], there, facts, version, err);
     if (!rc && n == 0)
         rc =
             add_finding(&self, input->source.shard_id, "no_tables", "error", NULL,

@@ -29,12 +29,14 @@ typedef struct preflight_report {
     sp_msg_preflight_finding_t *findings; // from the arena
     size_t n_findings;                    // count
     bool ok;                              // no finding is an error
-    sp_msg_job_table_t
-        *tables;         // sharded tables and shardplane.requests, as far as they could be read
-    size_t n_tables;     // count
-    bool binary_stream;  // every column of every table has a portable binary form
-    int64_t rows, bytes; // estimates, all tables
-    int timeline;        // the source's
+    sp_msg_job_table_t *
+        tables; // sharded tables that hold rows and shardplane.requests, as far as they could be read
+    size_t n_tables;                 // count
+    sp_msg_job_table_t *partitioned; // the partitioned ones, at all depths, parents first
+    size_t n_partitioned;            // count
+    bool binary_stream;              // every column of every table has a portable binary form
+    int64_t rows, bytes;             // estimates, all tables
+    int timeline;                    // the source's
 } preflight_report_t;
 
 // 0 with the report filled; an error only when the source could not be read at all.

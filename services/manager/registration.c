@@ -46,7 +46,7 @@ static int refuse_rows(sp_pg_t *pg, const owner_tables_t *tables, sp_arena_t *ar
         bool null = false;
         const char *name = sp_pg_qualified(arena, t->schema, t->table);
         const char *sql =
-            name ? sp_arena_printf(arena, "SELECT EXISTS (SELECT FROM ONLY %s)::text", name) : NULL;
+            name ? sp_arena_printf(arena, "SELECT EXISTS (SELECT FROM %s)::text", name) : NULL;
         int rc = sql ? sp_pg_value(pg, sql, 0, NULL, out, sizeof out, &null, err)
                      : sp_error_set(err, SP_E_OUT_OF_MEMORY, "tables");
         if (rc == 0 && out[0] == 't')

@@ -21,9 +21,10 @@ typedef struct fence {
     const char *sequences_sql;        // reads all of them on the source
     struct fence_replica *replicas;   // of source and targets
     size_t n_replicas;                // count
-    const char **tables;              // quoted names, sorted
-    const char *regclasses_sql;       // ARRAY of their oids
-    const char *check_sql; // fingerprints of all tables, then the count of their triggers
+    const char **tables; // quoted names of what is locked, sorted; partitions follow their table
+    size_t n_tables;     // count
+    const char *regclasses_sql; // ARRAY of the oids of all tables, partitions too
+    const char *check_sql;      // fingerprints of all tables, then the count of their triggers
 } fence_t;
 
 // ---- fence.c

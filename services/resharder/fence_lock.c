@@ -7,6 +7,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "services/resharder/fence.h"
+#include "services/resharder/task_tables.h"
 
 enum {
     FIRST_WAIT_MS = 40, // of the first try
@@ -21,19 +22,25 @@ static int compare_names(const void *a, const void *b)
 
 static int name_tables(fence_t *fence, sp_error_t *err)
 {
-    const follow_plan_t *plan = &fence->f->plan;
-    const char **names = sp_arena_alloc(fence->arena, plan->n_tables, sizeof *names);
+    const sp_msg_task_assign_t *assign = fence->f->task->assign;
+    size_t all = task_tables_count(assign);
+    const char **names = sp_arena_alloc(fence->arena, all + 1, sizeof *names);
     sp_buf_t regclasses = SP_BUF_INIT;
-    for (size_t i = 0; names && i < plan->n_tables; i++)
-        names[i] = plan->tables[i].qualified;
-    if (names)
-        qsort(names, plan->n_tables, sizeof *names, compare_names);
+    fence->n_tables = 0;
     sp_buf_addz(&regclasses, "ARRAY[");
-    for (size_t i = 0; names && i < plan->n_tables; i++) {
-        const char *literal = sp_pg_literal(fence->arena, sp_str(names[i]));
+    for (size_t i = 0; names && i < all; i++) {
+        const sp_msg_job_table_t *t = task_tables_at(assign, i);
+        const char *name = sp_pg_qualified(fence->arena, t->schema, t->table);
+        const char *literal = name ? sp_pg_literal(fence->arena, sp_str(name)) : NULL;
         sp_buf_printf(&regclasses, "%s%s::regclass", i ? ", " : "", literal ? literal : "NULL");
+        regclasses.failed = regclasses.failed || !literal;
+        // LOCK takes partitions along, after the table above them, in the order that statements on that table take.
+        if (task_tables_is_top(t))
+            names[fence->n_tables++] = name;
     }
     sp_buf_addz(&regclasses, "]::oid[]");
+    if (names && !regclasses.failed)
+        qsort(names, fence->n_tables, sizeof *names, compare_names);
     fence->tables = names;
     fence->regclasses_sql =
         regclasses.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&regclasses));
@@ -46,7 +53,7 @@ static int name_tables(fence_t *fence, sp_error_t *err)
 // The lock of all tables, beginning with another one each time.
 static const char *lock_sql(fence_t *fence, size_t try, int64_t wait_ms)
 {
-    size_t n = fence->f->plan.n_tables;
+    size_t n = fence->n_tables;
     sp_buf_t sql = SP_BUF_INIT;
     sp_buf_printf(&sql, "SET lock_timeout = %lld; LOCK TABLE ", (long long)wait_ms);
     for (size_t i = 0; i < n; i++)

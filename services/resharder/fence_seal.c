@@ -7,6 +7,7 @@
 #include "common/base/clock.h"
 #include "common/owner/sql/fingerprint.h"
 #include "services/resharder/fence.h"
+#include "services/resharder/task_tables.h"
 
 enum { GUARD_TRIGGERS = 3 }; // a table
 
@@ -20,9 +21,10 @@ static int make_check(fence_t *fence, sp_error_t *err)
 {
     const sp_msg_task_assign_t *assign = fence->f->task->assign;
     sp_buf_t sql = SP_BUF_INIT;
-    for (size_t i = 0; i < assign->tables.n; i++) {
-        const char *schema = sp_pg_literal(fence->arena, assign->tables.items[i].schema);
-        const char *table = sp_pg_literal(fence->arena, assign->tables.items[i].table);
+    for (size_t i = 0; i < task_tables_count(assign); i++) {
+        const sp_msg_job_table_t *t = task_tables_at(assign, i);
+        const char *schema = sp_pg_literal(fence->arena, t->schema);
+        const char *table = sp_pg_literal(fence->arena, t->table);
         sp_buf_printf(&sql, "EXECUTE shp_fingerprint(%s, %s);", schema ? schema : "",
                       table ? table : "");
         sql.failed = sql.failed || !schema || !table;
@@ -58,22 +60,22 @@ static int read_check(fence_t *fence, bool triggers, sp_error_t *err)
 {
     const sp_msg_task_assign_t *assign = fence->f->task->assign;
     PGconn *conn = sp_pg_conn(fence->a);
-    size_t n = 0;
+    size_t n = 0, tables = task_tables_count(assign);
     int rc = 0;
     for (PGresult *result = NULL; (result = PQgetResult(conn)) != NULL; PQclear(result), n++) {
         if (rc)
             continue;
         if (PQresultStatus(result) != PGRES_TUPLES_OK)
             rc = sp_pg_result_error(result, err);
-        else if (n < assign->tables.n)
-            rc = check_table(&assign->tables.items[n], result, err);
+        else if (n < tables)
+            rc = check_table(task_tables_at(assign, n), result, err);
         else if (triggers &&
-                 strtoull(PQgetvalue(result, 0, 0), NULL, 10) != GUARD_TRIGGERS * assign->tables.n)
+                 strtoull(PQgetvalue(result, 0, 0), NULL, 10) != GUARD_TRIGGERS * tables)
             rc = sp_error_set(err, SP_E_SCHEMA_CHANGED, "a table of the job has lost a guard");
     }
-    if (!rc && n != assign->tables.n + 1)
+    if (!rc && n != tables + 1)
         rc = sp_error_set(err, SP_E_INTERNAL, "the source answered %zu of %zu checks", n,
-                          assign->tables.n + 1);
+                          tables + 1);
     return rc;
 }
 
@@ -111,9 +113,11 @@ static int write_guards(fence_t *fence, const sp_arcs_t *keeps, sp_error_t *err)
                         .reason = "in_transition",
                         .job_running = true,
                         .row_trigger = true};
-    for (size_t i = 0; i < assign->tables.n; i++) {
-        const sp_msg_job_table_t *t = &assign->tables.items[i];
+    for (size_t i = 0; i < task_tables_count(assign); i++) {
+        const sp_msg_job_table_t *t = task_tables_at(assign, i);
         sp_owner_table_t table = {t->schema, t->table, t->key_column};
+        if (!task_tables_is_top(t))
+            continue;
         int rc = sp_guard_set(fence->a, &task->source.owner, &table, &guard, err);
         if (rc)
             return rc;

@@ -1,12 +1,16 @@
 // Task `index`: the source's post-data on one target: indexes and all that is not a foreign key, then foreign keys NOT VALID, then their
-// validation. Each object in a transaction of its own; what is there already is skipped, so a task can be done again.
+// validation. A foreign key of a partitioned table has no such form: it is made, checked at once, where the others are validated.
+// Each object in a transaction of its own; what is there already is skipped, so a task can be done again.
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/clock.h"
 #include "common/base/failpoint.h"
+#include "common/base/random.h"
 #include "services/resharder/schema_plan.h"
+#include "services/resharder/task_tables.h"
 
-enum { CLASS_CONSTRAINT = 2606 };
+enum { CLASS_CONSTRAINT = 2606, LOCK_TRIES = 40 };
 
 typedef struct index_task {
     task_t *task;       // owner
@@ -20,8 +24,8 @@ typedef struct index_task {
 static bool is_ours(const index_task_t *self, const plan_entry_t *e)
 {
     const sp_msg_task_assign_t *a = self->task->assign;
-    for (size_t i = 0; i < a->tables.n; i++) {
-        const sp_msg_job_table_t *t = &a->tables.items[i];
+    for (size_t i = 0; i < task_tables_count(a); i++) {
+        const sp_msg_job_table_t *t = task_tables_at(a, i);
         const char *name =
             t->has_oid ? NULL : sp_pg_qualified(self->task->arena, t->schema, t->table);
         if (t->has_oid ? t->oid == (int64_t)e->table
@@ -31,11 +35,19 @@ static bool is_ours(const index_task_t *self, const plan_entry_t *e)
     return false;
 }
 
+// When a table's entry is made.
+static int64_t phase_of(const plan_entry_t *e)
+{
+    if (e->contype != 'f')
+        return SP_INDEX_PHASE_INDEXES;
+    return e->table_kind == 'p' ? SP_INDEX_PHASE_VALIDATE : SP_INDEX_PHASE_FOREIGN_KEYS;
+}
+
 // Entries of no sharded table (an index of a materialized view, a rule of a view) are made with the foreign keys, once by each task:
 // the second one finds them.
 static void choose(index_task_t *self)
 {
-    bool foreign_phase = self->task->assign->phase == SP_INDEX_PHASE_FOREIGN_KEYS;
+    int64_t phase = self->task->assign->phase;
     for (size_t i = 0; i < self->plan.n; i++) {
         const plan_entry_t *e = &self->plan.entries[i];
         if (e->left_out)
@@ -49,8 +61,8 @@ static void choose(index_task_t *self)
             continue;
         }
         bool table = e->table_kind == 'r' || e->table_kind == 'p';
-        if (table ? is_ours(self, e) : foreign_phase)
-            self->chosen[i] = (e->contype == 'f') == foreign_phase || !table;
+        self->chosen[i] =
+            table ? is_ours(self, e) && phase_of(e) == phase : phase == SP_INDEX_PHASE_FOREIGN_KEYS;
     }
 }
 
@@ -88,13 +100,37 @@ static int make_one(index_task_t *self, const plan_entry_t *e, const char *sql, 
                            e->identity != NULL ? e->identity : "an object");
 }
 
-// A foreign key: NOT VALID, so that it takes no scan now. (A partitioned table has no such form.)
+// A foreign key: NOT VALID, so that it takes no scan now. That of a partitioned table has no such form, and comes while the follower
+// writes: it must not wait for a lock so long that the follower could wait for this session in turn (half of deadlock_timeout's default).
 static const char *foreign_key(index_task_t *self, const plan_entry_t *e)
 {
-    bool mark = e->table_kind != 'p' && strstr(e->definition, " NOT VALID") == NULL;
-    return sp_arena_printf(self->task->arena, "ALTER TABLE %s%s ADD CONSTRAINT %s %s%s",
-                           e->table_kind == 'p' ? "" : "ONLY ", e->table_name, e->constraint,
-                           e->definition, mark ? " NOT VALID" : "");
+    bool partitioned = e->table_kind == 'p';
+    bool mark = !partitioned && strstr(e->definition, " NOT VALID") == NULL;
+    return sp_arena_printf(self->task->arena, "%sALTER TABLE %s%s ADD CONSTRAINT %s %s%s",
+                           partitioned ? "SET LOCAL lock_timeout = '400ms'; " : "",
+                           partitioned ? "" : "ONLY ", e->table_name, e->constraint, e->definition,
+                           mark ? " NOT VALID" : "");
+}
+
+// Again while somebody holds a lock that it needs.
+static int make_between(index_task_t *self, const plan_entry_t *e, const char *sql, sp_error_t *err)
+{
+    for (int i = 0;; i++) {
+        sp_error_t fault = {0};
+        int rc = make_one(self, e, sql, &fault);
+        bool lock = rc == SP_E_SQL_ERROR &&
+                    (strcmp(fault.sqlstate, "55P03") == 0 || strcmp(fault.sqlstate, "40P01") == 0);
+        if (rc == 0)
+            return 0;
+        if (!lock || i >= LOCK_TRIES || task_stopped(self->task)) {
+            if (err != NULL)
+                *err = fault;
+            return rc;
+        }
+        if ((rc = sp_pg_exec(self->pg, "ROLLBACK", err)) != 0)
+            return rc;
+        sp_clock_sleep_ms(sp_random_backoff_ms(i, 50, 1000));
+    }
 }
 
 static int make_chosen(index_task_t *self, sp_error_t *err)
@@ -107,7 +143,7 @@ static int make_chosen(index_task_t *self, sp_error_t *err)
         bool foreign = e->entry->class_oid == CLASS_CONSTRAINT && e->contype == 'f';
         const char *sql = foreign ? foreign_key(self, e) : e->entry->sql;
         rc = sql == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task")
-                         : make_one(self, e, sql, err);
+                         : make_between(self, e, sql, err);
     }
     return rc;
 }
@@ -118,7 +154,8 @@ static int validate_keys(index_task_t *self, sp_error_t *err)
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < self->plan.n; i++) {
         const plan_entry_t *e = &self->plan.entries[i];
-        if (e->left_out || e->contype != 'f' || !e->validated || !is_ours(self, e))
+        if (e->left_out || phase_of(e) != SP_INDEX_PHASE_FOREIGN_KEYS || !e->validated ||
+            !is_ours(self, e))
             continue;
         const char *sql =
             sp_arena_printf(self->task->arena, "ALTER TABLE %s VALIDATE CONSTRAINT %s",
@@ -156,12 +193,13 @@ static int finish_tables(index_task_t *self, sp_error_t *err)
 {
     const sp_msg_task_assign_t *a = self->task->assign;
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < a->tables.n; i++) {
-        const char *name =
-            sp_pg_qualified(self->task->arena, a->tables.items[i].schema, a->tables.items[i].table);
+    for (size_t i = 0; rc == 0 && i < task_tables_count(a); i++) {
+        const sp_msg_job_table_t *t = task_tables_at(a, i);
+        const char *name = sp_pg_qualified(self->task->arena, t->schema, t->table);
         if (name == NULL)
             return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task");
-        if ((rc = set_identity(self, &a->tables.items[i], name, err)) == 0)
+        rc = set_identity(self, t, name, err);
+        if (rc == 0 && task_tables_is_top(t)) // takes partitions along
             rc = sp_pg_execf(self->pg, err, "ANALYZE %s", name);
     }
     return rc;
@@ -183,9 +221,9 @@ static int run(index_task_t *self, const dump_t *dump, sp_error_t *err)
     if (self->chosen == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for an index task");
     rc = task_connect(self->task, &self->task->targets[0].admin, &options, &self->pg, err);
-    if (rc == 0 && self->task->assign->phase == SP_INDEX_PHASE_VALIDATE) {
+    if (rc == 0 && self->task->assign->phase == SP_INDEX_PHASE_VALIDATE)
         rc = validate_keys(self, err);
-    } else if (rc == 0) {
+    if (rc == 0) {
         choose(self);
         rc = make_chosen(self, err);
     }

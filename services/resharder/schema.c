@@ -7,6 +7,7 @@
 #include "common/base/failpoint.h"
 #include "services/resharder/schema_plan.h"
 #include "services/resharder/sql/schema.h"
+#include "services/resharder/task_tables.h"
 
 enum { NAME_MAX_BYTES = 500, LIST_MAX = 10000 }; // bounds of job_target.schema_objects
 
@@ -184,8 +185,10 @@ static int close_guards(task_t *task, size_t i, target_t *t, sp_error_t *err)
                         .row_trigger = false};
     guard.ring_version = task->assign->ring_version > 0 ? task->assign->ring_version - 1 : 0;
     int rc = 0;
-    for (size_t j = 0; rc == 0 && j < task->assign->tables.n; j++) {
-        const sp_msg_job_table_t *table = &task->assign->tables.items[j];
+    for (size_t j = 0; rc == 0 && j < task_tables_count(task->assign); j++) {
+        const sp_msg_job_table_t *table = task_tables_at(task->assign, j);
+        if (!task_tables_is_top(table))
+            continue;
         sp_owner_table_t owned = {.schema = table->schema,
                                   .table = table->table,
                                   .key_column = table->key_column};

@@ -285,11 +285,13 @@ class Rig:
 class Cell:
     """One keyspace, its databases, its writers and its prober."""
 
-    def __init__(self, rig, name, customers=400, orders=1200, items=2400, register=("a",), shards=None):
+    def __init__(self, rig, name, customers=400, orders=1200, items=2400, register=("a",), shards=None, layout=None):
         self.rig, self.name = rig, name
         self.shards = shards or rig.databases(name)
         self.sizes = {"customers": customers, "orders": orders}
         shop.load(self.shards["a"]["owner_endpoint"], customers, orders, items)
+        if layout:
+            self.sql("a", layout, role="owner")
         rig.api.post("/api/v1/keyspaces", {"name": name})
         for letter in register:
             if letter == "a":

@@ -66,6 +66,36 @@ BEGIN
 END $$;
 CREATE TRIGGER note_order AFTER INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION note_order();
 
+-- Partitioned by date and then by kind; the key is neither. One partition was made by itself and attached: other places of the columns, and
+-- one that was dropped; one has an index of its own.
+CREATE TABLE "Sales Dept".events (
+    id bigserial,
+    account_id bigint NOT NULL,
+    "at" date NOT NULL,
+    kind text NOT NULL DEFAULT 'plain',
+    body text,
+    PRIMARY KEY (id, "at", kind),
+    CONSTRAINT event_account FOREIGN KEY (account_id) REFERENCES accounts (id) ON DELETE CASCADE,
+    CONSTRAINT kind_known CHECK (kind <> '')
+) PARTITION BY RANGE ("at");
+CREATE TABLE "Sales Dept"."events 2024" (body text, "at" date NOT NULL, gone integer, id bigint NOT NULL DEFAULT nextval('"Sales Dept".events_id_seq'),
+    kind text NOT NULL DEFAULT 'old', account_id bigint NOT NULL, CONSTRAINT kind_known CHECK (kind <> ''));
+ALTER TABLE "Sales Dept"."events 2024" DROP COLUMN gone;
+ALTER TABLE "Sales Dept".events ATTACH PARTITION "Sales Dept"."events 2024" FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+CREATE TABLE "Sales Dept"."events 2025" PARTITION OF "Sales Dept".events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY LIST (kind);
+CREATE TABLE "Sales Dept"."events 2025 plain" PARTITION OF "Sales Dept"."events 2025" FOR VALUES IN ('plain');
+CREATE TABLE "Sales Dept"."events 2025 other" PARTITION OF "Sales Dept"."events 2025" DEFAULT;
+CREATE TABLE "Sales Dept".events_later PARTITION OF "Sales Dept".events DEFAULT;
+CREATE INDEX events_account ON "Sales Dept".events (account_id, "at");
+CREATE INDEX old_bodies ON "Sales Dept"."events 2024" (lower(body));
+COMMENT ON CONSTRAINT event_account ON "Sales Dept".events IS 'said of a foreign key';
+CREATE FUNCTION stamp_event() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.body := NEW.body || '.'; RETURN NEW; END $$;
+CREATE TRIGGER stamp_event BEFORE UPDATE ON "Sales Dept".events FOR EACH ROW EXECUTE FUNCTION stamp_event();
+
+-- Stays, with its partition.
+CREATE TABLE local_log (at date NOT NULL, line text) PARTITION BY RANGE (at);
+CREATE TABLE local_log_all PARTITION OF local_log DEFAULT;
+
 CREATE TABLE local_settings (name text PRIMARY KEY, value text);
 INSERT INTO local_settings VALUES ('stays', 'here');
 
@@ -84,3 +114,5 @@ FROM generate_series(1, 500) AS i;
 INSERT INTO orders (customer_id, total, note) SELECT i % 500 + 1, i, 'order ' || i FROM generate_series(1, 1500) AS i;
 INSERT INTO "Sales Dept".orders SELECT i, i % 500 + 1, E'it''s \\ ' || i, i * 2 FROM generate_series(1, 800) AS i;
 INSERT INTO "Sales Dept"."Ünïcode ""quoted"" é" SELECT i, '%s ' || i FROM generate_series(1, 300) AS i;
+INSERT INTO "Sales Dept".events (account_id, "at", kind, body)
+SELECT i % 500 + 1, '2024-01-01'::date + i, (ARRAY['plain', 'odd', 'even'])[i % 3 + 1], 'event ' || i FROM generate_series(1, 900) AS i;

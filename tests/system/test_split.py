@@ -111,7 +111,8 @@ def test_dry_run_changes_nothing(cell):
 # -- every schema feature -------------------------------------------------------------------------------------------------
 
 FEATURES = (("public", "accounts", "id"), ("public", "orders", "customer_id"), ("Sales Dept", "orders", "Customer Id"),
-            ("Sales Dept", 'Ünïcode "quoted" é', "héllo"), ("public", "audit", "account_id"))
+            ("Sales Dept", 'Ünïcode "quoted" é', "héllo"), ("public", "audit", "account_id"),
+            ("Sales Dept", "events", "account_id"))
 
 
 def rows_of(dsn, schema, table, key):
@@ -157,7 +158,8 @@ class FeatureCell:
         path = f"/api/v1/keyspaces/{self.name}/tables"
         for schema, table, key in FEATURES:
             self.rig.api.post(path, {"schema": schema, "table": table, "key_column": key}, timeout=60)
-        self.rig.api.post(path, {"table": "local_settings", "mode": "ignored"}, timeout=60)
+        for table in ("local_settings", "local_log"):
+            self.rig.api.post(path, {"table": table, "mode": "ignored"}, timeout=60)
 
     def sql(self, letter, text, role="superuser"):
         return query(self.shards[letter][f"{role}_endpoint"], text)
@@ -174,6 +176,11 @@ CHANGES = (
     "DELETE FROM orders WHERE id % 17 = 0",
     "INSERT INTO orders (customer_id, total) SELECT i, 5 FROM generate_series(1, 100) i",
     "INSERT INTO accounts (name, big) SELECT 'streamed', repeat(md5(i::text), 200) FROM generate_series(1, 50) i",
+    "UPDATE \"Sales Dept\".events SET \"at\" = \"at\" + 300 WHERE id % 3 = 0",                  # from partition to partition
+    "UPDATE \"Sales Dept\".events SET kind = 'plain', account_id = account_id % 500 + 1 WHERE id % 7 = 0",
+    "UPDATE \"Sales Dept\".\"events 2024\" SET body = NULL WHERE id % 5 = 0",                 # straight to one
+    "INSERT INTO \"Sales Dept\".\"events 2025 plain\" (account_id, \"at\", body) SELECT i, '2025-03-03', 'direct' FROM generate_series(1, 50) i",
+    "DELETE FROM \"Sales Dept\".events WHERE id % 11 = 0",
     "DELETE FROM accounts WHERE id IN (SELECT id FROM accounts a WHERE NOT EXISTS "
     "(SELECT FROM \"Sales Dept\".orders o WHERE o.\"Customer Id\" = a.id) LIMIT 3)",
 )
@@ -210,7 +217,7 @@ def test_every_schema_feature_moves(rig):
     definitions(cell)
     sequences(cell)
     assert cell.sql("a", "SELECT value FROM local_settings") == [("here",)]
-    assert cell.sql("b", "SELECT to_regclass('local_settings')") == [(None,)]
+    assert cell.sql("b", "SELECT to_regclass('local_settings'), to_regclass('local_log'), to_regclass('local_log_all')") == [(None, None, None)]
     rig.api.post(f"/api/v1/reshard/jobs/{job_id}/finalize", {"drop_source_rows": True})
     rig.api.wait_job(job_id, "finalized", 60)
     for schema, table, _ in FEATURES:
@@ -224,15 +231,20 @@ def definitions(cell):
      WHERE conrelid <> 0 AND connamespace::regnamespace::text <> 'shardplane'
     UNION ALL SELECT 'index', tablename, schemaname, indexname, indexdef FROM pg_indexes
      WHERE schemaname IN ('public', 'Sales Dept') AND indexname NOT LIKE 'shp%'
-    UNION ALL SELECT 'default', adrelid::regclass::text, adnum::text, pg_get_expr(adbin, adrelid), '' FROM pg_attrdef
+    UNION ALL SELECT 'default', adrelid::regclass::text, (SELECT attname FROM pg_attribute WHERE attrelid = adrelid AND attnum = adnum),
+                     pg_get_expr(adbin, adrelid), '' FROM pg_attrdef
      WHERE (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = adrelid) <> 'shardplane'
        AND (SELECT relname FROM pg_class WHERE oid = adrelid) <> 'accounts'
     UNION ALL SELECT 'trigger', tgrelid::regclass::text, tgname, tgenabled::text, '' FROM pg_trigger
      WHERE NOT tgisinternal AND tgname NOT LIKE '~shardplane%'
     UNION ALL SELECT 'acl', oid::regclass::text, relkind::text, relacl::text, relowner::regrole::text FROM pg_class
-     WHERE relnamespace::regnamespace::text IN ('public', '"Sales Dept"') AND relkind IN ('r', 'S')
+     WHERE relnamespace::regnamespace::text IN ('public', '"Sales Dept"') AND relkind IN ('r', 'p', 'S')
+    UNION ALL SELECT 'partition', oid::regclass::text, relkind::text, pg_get_expr(relpartbound, oid), coalesce(pg_get_partkeydef(oid), '')
+      FROM pg_class WHERE relispartition
+    UNION ALL SELECT 'comment', conrelid::regclass::text, conname, obj_description(oid, 'pg_constraint'), '' FROM pg_constraint
+     WHERE obj_description(oid, 'pg_constraint') IS NOT NULL AND conrelid <> 0
     """
-    source = {r for r in cell.sql("a", query) if "local_settings" not in r[1]}
+    source = {r for r in cell.sql("a", query) if "local_" not in r[1]}
     for letter in "bc":
         target = set(cell.sql(letter, query))
         assert target == source, sorted(map(str, target ^ source))
@@ -240,7 +252,7 @@ def definitions(cell):
 
 def sequences(cell):
     """Each target issues values of its own, above everything that the source has issued."""
-    names = ["public.orders_id_seq", "public.accounts_id_seq", "public.accounts_serial_no_seq", "public.audit_id_seq"]
+    names = ["public.orders_id_seq", "public.accounts_id_seq", "public.accounts_serial_no_seq", "public.audit_id_seq", '"Sales Dept".events_id_seq']
     for name in names:
         last = cell.sql("a", f"SELECT last_value FROM {name}")[0][0]
         drawn = {letter: [cell.sql(letter, f"SELECT nextval('{name}')")[0][0] for _ in range(50)] for letter in "bc"}

@@ -1,5 +1,6 @@
 -- Preflight. Each check returns rows (check, severity, object, message, hint). Parameters of every check that has some:
 -- $1 the registered tables as JSON [{"s": schema, "t": table, "k": key column or null, "m": "sharded"|"ignored"}], $2 a JSON object of facts.
+-- A registered partitioned table stands for its whole tree: checks look at its partitions, at any depth, too.
 
 -- name: preflight_server
 -- source and targets; $2 {"min_version": n, "slots": n, "walsenders": n, "origins": n, "source": bool}
@@ -76,8 +77,10 @@ SELECT 'golden_hash', 'error', 'hashtextextended', 'the server hashes text diffe
 -- name: preflight_admin_role
 -- source, admin role; $1 tables, $2 {}
 WITH t AS (
-    SELECT x.s, x.t, c.oid, c.relowner FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
-      JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded' AND $2::jsonb IS NOT NULL)
+    SELECT ln.nspname AS s, l.relname AS t, l.oid, l.relowner FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
+      JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t
+      CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) p(oid)
+      JOIN pg_class l ON l.oid = p.oid JOIN pg_namespace ln ON ln.oid = l.relnamespace WHERE x.m = 'sharded' AND $2::jsonb IS NOT NULL)
 SELECT 'admin_role', 'error', format('%I.%I', s, t), format('role %s is no member of %s, the owner of %I.%I', current_user, pg_get_userbyid(relowner), s, t),
        format('GRANT %I TO %I', pg_get_userbyid(relowner), current_user)
   FROM t WHERE NOT pg_has_role(current_user, relowner, 'USAGE')
@@ -108,20 +111,32 @@ SELECT 'apply_role', 'error', 'session_replication_role', format('role %s may no
 -- source; $1 tables, $2 {"key_type": "bigint"|"text"|"uuid"|null, "rls_ok": bool}
 WITH f AS (SELECT $2::jsonb AS f),
 reg AS (SELECT * FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, k text, m text) WHERE m = 'sharded'),
-t AS (SELECT reg.*, format('%I.%I', s, reg.t) AS q, c.oid, c.relkind, c.relpersistence, c.relrowsecurity
-        FROM reg JOIN pg_namespace n ON n.nspname = reg.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = reg.t),
+ign AS (SELECT c.oid FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
+          JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'ignored'),
+-- top: the table that is registered; every = top and all its partitions
+every AS (SELECT reg.s, reg.t, reg.k, format('%I.%I', ln.nspname, l.relname) AS q, l.oid, l.relkind, l.relpersistence, l.relrowsecurity, l.relispartition, l.oid = c.oid AS top
+            FROM reg JOIN pg_namespace n ON n.nspname = reg.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = reg.t
+                 CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) p(oid)
+                 JOIN pg_class l ON l.oid = p.oid JOIN pg_namespace ln ON ln.oid = l.relnamespace),
+t AS (SELECT * FROM every WHERE top),
 col AS (SELECT t.q, t.oid, a.attname, a.attnotnull, a.attgenerated, a.attcollation, a.atttypid FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = t.k AND a.attnum > 0 AND NOT a.attisdropped)
 SELECT 'table_missing', 'error', format('%I.%I', reg.s, reg.t), 'the table does not exist', 'create it, or unregister it'
   FROM reg WHERE NOT EXISTS (SELECT FROM t WHERE t.s = reg.s AND t.t = reg.t)
 UNION ALL
-SELECT 'table_kind', 'error', q, CASE relkind WHEN 'p' THEN 'partitioned tables are not supported yet' WHEN 'f' THEN 'a foreign table has no rows of its own to move' ELSE 'not an ordinary table' END,
-       'register ordinary tables only'
-  FROM t WHERE relkind <> 'r'
+SELECT 'table_kind', 'error', q, CASE relkind WHEN 'f' THEN 'a foreign table has no rows of its own to move' ELSE 'neither an ordinary nor a partitioned table' END,
+       CASE WHEN top THEN 'register ordinary and partitioned tables only' ELSE 'detach this partition, or replace it by an ordinary table' END
+  FROM every WHERE relkind NOT IN ('r', 'p')
 UNION ALL
-SELECT 'inheritance', 'error', t.q, 'the table is a parent or a child of another one', 'register stand-alone tables only'
-  FROM t WHERE relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = t.oid OR i.inhparent = t.oid)
+SELECT 'partition', 'error', q, format('the table is a partition of %s, and moves with it only', pg_partition_root(oid)::regclass), format('register %s instead', pg_partition_root(oid)::regclass)
+  FROM t WHERE relispartition
 UNION ALL
-SELECT 'unlogged', 'error', q, 'the table is not logged, so its changes cannot be followed', format('ALTER TABLE %s SET LOGGED', q) FROM t WHERE relkind = 'r' AND relpersistence <> 'p'
+SELECT 'partition', 'error', every.q, 'the partition is registered as ignored, but the table that it belongs to is sharded', 'unregister the partition, or detach it'
+  FROM every JOIN ign ON ign.oid = every.oid WHERE NOT top
+UNION ALL
+SELECT 'inheritance', 'error', t.q, 'the table is a parent or a child of another one', 'register tables that stand alone or are partitioned'
+  FROM t WHERE relkind = 'r' AND NOT relispartition AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = t.oid OR i.inhparent = t.oid)
+UNION ALL
+SELECT 'unlogged', 'error', q, 'the table is not logged, so its changes cannot be followed', format('ALTER TABLE %s SET LOGGED', q) FROM every WHERE relkind = 'r' AND relpersistence <> 'p'
 UNION ALL
 SELECT 'key_column', 'error', t.q, format('there is no column %I', t.k), 'name the key column exactly as it is written in the catalog' FROM t WHERE NOT EXISTS (SELECT FROM col WHERE col.oid = t.oid)
 UNION ALL
@@ -143,34 +158,34 @@ SELECT 'key_collation', 'error', q, format('key column %I has collation %s, unde
   FROM col JOIN pg_collation x ON x.oid = col.attcollation WHERE NOT x.collisdeterministic
 UNION ALL
 SELECT 'no_primary_key', 'error', q, 'the table has no primary key', format('ALTER TABLE %s ADD PRIMARY KEY (...)', q)
-  FROM t WHERE relkind = 'r' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid AND i.indisprimary AND i.indisvalid)
+  FROM t WHERE relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid AND i.indisprimary AND i.indisvalid)
 UNION ALL
 SELECT 'deferrable_primary_key', 'error', q, 'the primary key is deferrable, so it cannot identify rows in the stream', 'make it NOT DEFERRABLE'
   FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisprimary WHERE NOT i.indimmediate
 UNION ALL
 SELECT 'row_security', 'error', q, 'row level security is on, and the apply role does not bypass it: a copy would silently miss rows', 'ALTER ROLE <apply role> BYPASSRLS, or switch row security off'
-  FROM f, t WHERE relrowsecurity AND NOT (f.f->>'rls_ok')::bool
+  FROM f, every WHERE relrowsecurity AND NOT (f.f->>'rls_ok')::bool
 UNION ALL
 SELECT 'rule', 'error', q, format('rule %I rewrites statements on the table', r.rulename), 'replace it by a trigger'
-  FROM t JOIN pg_rewrite r ON r.ev_class = t.oid WHERE relkind = 'r' AND r.ev_enabled IN ('A', 'R')
+  FROM every JOIN pg_rewrite r ON r.ev_class = every.oid WHERE relkind IN ('r', 'p') AND r.ev_enabled IN ('A', 'R')
 UNION ALL
 SELECT 'trigger_always', 'error', q, format('trigger %I fires %s, so it would fire again for replicated rows', g.tgname, CASE g.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'for REPLICA' END),
        format('ALTER TABLE %s ENABLE TRIGGER %I', q, g.tgname)
-  FROM t JOIN pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R') AND g.tgname NOT LIKE '~shardplane\_%'
+  FROM every JOIN pg_trigger g ON g.tgrelid = every.oid WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgenabled IN ('A', 'R') AND g.tgname NOT LIKE '~shardplane\_%'
 UNION ALL
 SELECT 'trigger_order', 'error', q, format('trigger %I fires after the guard and could change the key', g.tgname), 'give it a name that sorts before ~shardplane_row'
-  FROM t JOIN pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal AND (g.tgtype & 3) = 3 AND g.tgname COLLATE "C" > '~shardplane_row' AND g.tgname NOT LIKE '~shardplane\_%'
+  FROM every JOIN pg_trigger g ON g.tgrelid = every.oid WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND (g.tgtype & 3) = 3 AND g.tgname COLLATE "C" > '~shardplane_row' AND g.tgname NOT LIKE '~shardplane\_%'
 UNION ALL
 SELECT 'foreign_key', 'error', q, format('foreign key %I refers to %s, which is not a sharded table of this keyspace', k.conname, k.confrelid::regclass), 'register the table it refers to, or drop the constraint'
-  FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f' WHERE NOT EXISTS (SELECT FROM t p WHERE p.oid = k.confrelid)
+  FROM every JOIN pg_constraint k ON k.conrelid = every.oid AND k.contype = 'f' AND k.conparentid = 0 WHERE NOT EXISTS (SELECT FROM every p WHERE p.oid = k.confrelid)
 UNION ALL
 SELECT 'foreign_key', 'error', k.conrelid::regclass::text, format('foreign key %I refers to the sharded table %s from a table that is not moved', k.conname, q), 'register that table as sharded too, or drop the constraint'
-  FROM t JOIN pg_constraint k ON k.confrelid = t.oid AND k.contype = 'f' WHERE NOT EXISTS (SELECT FROM t c WHERE c.oid = k.conrelid)
+  FROM every JOIN pg_constraint k ON k.confrelid = every.oid AND k.contype = 'f' AND k.conparentid = 0 WHERE NOT EXISTS (SELECT FROM every c WHERE c.oid = k.conrelid)
 UNION ALL
-SELECT 'unique_per_shard', 'warning', t.q, format('unique index %s does not hold the key column: from now on it is unique in each shard only', i.indexrelid::regclass), 'add the key column, or make the values unique by other means'
-  FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisunique AND NOT i.indisprimary
- WHERE (SELECT relname FROM pg_class WHERE oid = i.indexrelid) NOT LIKE 'shp\_%'
-   AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = t.k AND a.attnum = ANY (i.indkey::int2[]))
+SELECT 'unique_per_shard', 'warning', every.q, format('unique index %s does not hold the key column: from now on it is unique in each shard only', i.indexrelid::regclass), 'add the key column, or make the values unique by other means'
+  FROM every JOIN pg_index i ON i.indrelid = every.oid AND i.indisunique AND NOT i.indisprimary JOIN pg_class x ON x.oid = i.indexrelid
+ WHERE x.relname NOT LIKE 'shp\_%' AND NOT x.relispartition
+   AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = every.oid AND a.attname = every.k AND a.attnum = ANY (i.indkey::int2[]))
 
 -- name: preflight_column_types
 -- source; $1 tables, $2 {}. Types that carry OIDs, also inside arrays, domains, composites and ranges.
@@ -188,19 +203,22 @@ SELECT DISTINCT 'oid_type', 'error', q, format('column %I holds %s, whose values
                         'regrole'::regtype, 'regnamespace'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, 'regcollation'::regtype)
 
 -- name: preflight_unlisted
--- source; $1 tables, $2 {}. Tables in neither list.
+-- source; $1 tables, $2 {}. Tables in neither list; partitions are in the list of the table above them.
 SELECT 'unlisted_table', 'error', format('%I.%I', n.nspname, c.relname), 'the table is neither registered as sharded nor as ignored',
        'register it in the keyspace: mode sharded with its key column, or mode ignored to leave it where it is'
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'shardplane') AND n.nspname NOT LIKE 'pg\_%'
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
    AND NOT EXISTS (SELECT FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text) WHERE x.s = n.nspname AND x.t = c.relname) AND $2::jsonb IS NOT NULL
+   AND NOT EXISTS (SELECT FROM pg_partition_ancestors(c.oid) p JOIN pg_class pc ON pc.oid = p.relid JOIN pg_namespace pn ON pn.oid = pc.relnamespace
+                     JOIN jsonb_to_recordset($1::jsonb) AS x(s text, t text) ON x.s = pn.nspname AND x.t = pc.relname)
 
 -- name: preflight_sequences
 -- source; $1 tables, $2 {"stride": n, "ordinals": [n, ...]}
 WITH f AS (SELECT $2::jsonb AS f),
-t AS (SELECT format('%I.%I', x.s, x.t) AS q, c.oid FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
-        JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded'),
+t AS (SELECT format('%I.%I', x.s, x.t) AS q, p.oid FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
+        JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t
+        CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) p(oid) WHERE x.m = 'sharded'),
 seq AS (SELECT DISTINCT s.seqrelid, t.q, s.seqincrement, s.seqmax, s.seqcycle,
                coalesce((SELECT last_value FROM pg_sequences v JOIN pg_class sc ON sc.oid = s.seqrelid JOIN pg_namespace sn ON sn.oid = sc.relnamespace
                           WHERE v.schemaname = sn.nspname AND v.sequencename = sc.relname), s.seqstart) AS last
@@ -222,7 +240,7 @@ SELECT 'sequence_room', 'error', seqrelid::regclass::text, format('only %s value
   FROM f, seq WHERE (seqmax - last) / (f.f->>'stride')::bigint < 10000
 
 -- name: preflight_target
--- target; $1 tables, $2 {"golden": ..., "collate", "ctype", "provider", "collversion", "extensions": {name: version}, "roles": [..]} of the source
+-- target; $1 tables with the source's partitions, $2 {"golden": ..., "collate", "ctype", "provider", "collversion", "extensions": {name: version}, "roles": [..]} of the source
 WITH f AS (SELECT $2::jsonb AS f)
 SELECT 'target_not_empty', 'error', format('%I.%I', n.nspname, c.relname), 'the table exists on the target already', 'drop it there: the job makes the tables from the source''s definitions'
   FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text) JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t
@@ -245,17 +263,24 @@ SELECT 'role', 'error', r, format('role %s owns objects or has privileges on the
 SELECT jsonb_build_object('collate', d.datcollate, 'ctype', d.datctype, 'provider', d.datlocprovider, 'collversion', d.datcollversion,
     'extensions', (SELECT coalesce(jsonb_object_agg(extname, extversion), '{}') FROM pg_extension WHERE extname <> 'plpgsql'),
     'roles', (SELECT coalesce(jsonb_agg(DISTINCT r.rolname), '[]') FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
-                JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t
+                JOIN pg_namespace tn ON tn.nspname = x.s JOIN pg_class tc ON tc.relnamespace = tn.oid AND tc.relname = x.t
+                CROSS JOIN LATERAL (SELECT tc.oid UNION SELECT relid FROM pg_partition_tree(tc.oid)) p(oid)
+                JOIN pg_class c ON c.oid = p.oid JOIN pg_namespace n ON n.oid = c.relnamespace
                 CROSS JOIN LATERAL (SELECT c.relowner AS o UNION SELECT n.nspowner UNION SELECT g.grantee FROM aclexplode(c.relacl) g UNION SELECT g.grantee FROM aclexplode(n.nspacl) g) o
                 JOIN pg_roles r ON r.oid = o.o WHERE x.m = 'sharded' AND n.nspname <> 'shardplane' AND r.rolname NOT LIKE 'pg\_%'),
     'version', current_setting('server_version_num'), 'timeline', ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int)
   FROM pg_database d WHERE d.datname = current_database() AND $2::jsonb IS NOT NULL
 
 -- name: preflight_plan
--- source; $1 tables, $2 {"job": id}. One row a sharded table. A type is portable in binary when neither it nor what it is made of sends OIDs that were
+-- source; $1 tables, $2 {"job": id}. One row a sharded table, and one each partition of it at any depth, parents first; the last two columns:
+-- whether it is partitioned itself, whether it is a partition. A type is portable in binary when neither it nor what it is made of sends OIDs that were
 -- given by this server: array_send and record_send write the element types' OIDs.
-WITH t AS (SELECT x.s, x.t, x.k, x.n, c.oid, c.relreplident, c.reltuples FROM ROWS FROM (jsonb_to_recordset($1::jsonb) AS (s text, t text, k text, m text)) WITH ORDINALITY AS x(s, t, k, m, n)
-        JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t WHERE x.m = 'sharded' AND c.relkind = 'r' AND $2::jsonb IS NOT NULL),
+WITH t AS (SELECT ln.nspname AS s, l.relname AS t, x.k, x.n, p.level, l.oid, l.relreplident, l.reltuples, l.relkind
+        FROM ROWS FROM (jsonb_to_recordset($1::jsonb) AS (s text, t text, k text, m text)) WITH ORDINALITY AS x(s, t, k, m, n)
+        JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t
+        CROSS JOIN LATERAL (SELECT c.oid, 0 AS level UNION SELECT relid, level FROM pg_partition_tree(c.oid)) p(oid, level)
+        JOIN pg_class l ON l.oid = p.oid JOIN pg_namespace ln ON ln.oid = l.relnamespace
+       WHERE x.m = 'sharded' AND c.relkind IN ('r', 'p') AND l.relkind IN ('r', 'p') AND $2::jsonb IS NOT NULL),
 pk AS (SELECT t.oid, i.indkey::int2[] AS cols FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisprimary),
 ri AS (SELECT t.oid, i.indkey::int2[] AS cols, ic.relname FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisreplident JOIN pg_class ic ON ic.oid = i.indexrelid),
 key AS (SELECT t.oid, a.attnum FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = t.k)
@@ -277,8 +302,9 @@ SELECT t.s, t.t, t.k, t.oid, pg_relation_filenode(t.oid), pg_relation_size(t.oid
        CASE WHEN t.relreplident = 'i' THEN 'i:' || (SELECT relname FROM ri WHERE ri.oid = t.oid) ELSE t.relreplident::text END,
        CASE t.relreplident WHEN 'f' THEN false WHEN 'n' THEN true
             WHEN 'd' THEN NOT (SELECT key.attnum = ANY (pk.cols) FROM key, pk WHERE key.oid = t.oid AND pk.oid = t.oid)
-            ELSE NOT (SELECT ri.cols @> (pk.cols || key.attnum) FROM key, pk, ri WHERE key.oid = t.oid AND pk.oid = t.oid AND ri.oid = t.oid) END
-  FROM t ORDER BY t.n
+            ELSE NOT (SELECT ri.cols @> (pk.cols || key.attnum) FROM key, pk, ri WHERE key.oid = t.oid AND pk.oid = t.oid AND ri.oid = t.oid) END,
+       t.relkind = 'p', t.level > 0
+  FROM t ORDER BY t.n, t.level, t.s, t.t
 
 -- name: preflight_key_type
 SELECT CASE a.atttypid WHEN 'int2'::regtype THEN 1 WHEN 'int4'::regtype THEN 1 WHEN 'int8'::regtype THEN 1 WHEN 'text'::regtype THEN 2 WHEN 'varchar'::regtype THEN 2 WHEN 'uuid'::regtype THEN 3 ELSE 0 END

@@ -6,7 +6,8 @@
 WITH e AS (
     SELECT class, obj, n FROM unnest($1::oid[], $2::oid[]) WITH ORDINALITY AS u(class, obj, n)
 ), ignored AS (
-    SELECT to_regclass(t)::oid AS oid FROM unnest($3::text[]) t WHERE to_regclass(t) IS NOT NULL
+    SELECT p.oid FROM unnest($3::text[]) t
+     CROSS JOIN LATERAL (SELECT to_regclass(t)::oid UNION SELECT relid::oid FROM pg_partition_tree(to_regclass(t))) p(oid) WHERE to_regclass(t) IS NOT NULL
 ), gone AS (
     SELECT oid FROM ignored
     UNION
