@@ -7,7 +7,8 @@ import pytest
 
 from harness import residue
 from harness.api import ApiError
-from harness.rig import SLOW
+from harness.rig import SLOW, Reviver
+from test_crash import survive
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 LEAVES = {"customers": ("customers_even", "customers_odd_1", "customers_odd_3"),
@@ -106,6 +107,16 @@ def test_partitioned_tables_split_under_load(parted):
             with pytest.raises(psycopg2.Error) as refused:
                 cell.sql("a", statement, role="owner")
             assert refused.value.pgcode == "SHP01", (statement, refused.value)
+
+
+@pytest.mark.parametrize("point", ["copy_range_between_targets", "index_after_commit", "follow_before_commit", "fence_after_seal"])
+def test_a_worker_dies_over_partitioned_tables(parted, point):
+    """A new snapshot takes some leaves again and not others; indexes and foreign keys are made a second time."""
+    others = parted.rig.work_with(f"{point}:kill")
+    parted.write()
+    with Reviver(parted.rig, "resharder-1", others) as reviver:
+        survive(parted, reviver)
+    assert shape(parted, "b") == shape(parted, "a") == shape(parted, "c")
 
 
 def test_a_cancelled_job_leaves_partitions_as_they_were(parted):
