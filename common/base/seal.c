@@ -135,3 +135,13 @@ int sp_seal_decrypt(const sp_seal_t *self, sp_str_t sealed, sp_arena_t *arena, s
     *ret_clear = (sp_str_t){(const char *)clear, clear_len};
     return SP_OK;
 }
+
+void sp_seal_derive(const sp_seal_t *self, sp_str_t context, char out[SP_SEAL_DERIVED])
+{
+    unsigned char digest[(SP_SEAL_DERIVED - 1) / 2];
+    crypto_generichash(digest, sizeof digest,
+                       (const unsigned char *)(context.len ? context.ptr : ""), context.len,
+                       self->key, sizeof self->key); // keyed BLAKE2b
+    sodium_bin2hex(out, SP_SEAL_DERIVED, digest, sizeof digest);
+    sodium_memzero(digest, sizeof digest);
+}

@@ -17,4 +17,8 @@ int sp_seal_encrypt(const sp_seal_t *self, sp_str_t clear, sp_arena_t *arena, sp
 int sp_seal_decrypt(const sp_seal_t *self, sp_str_t sealed, sp_arena_t *arena, sp_str_t *ret_clear,
                     sp_error_t *err);
 
+enum { SP_SEAL_DERIVED = 41 }; // 40 hex digits and a NUL
+// A secret that belongs to `context` and this key: the same each time, and of no use to tell the key or other contexts' secrets.
+void sp_seal_derive(const sp_seal_t *self, sp_str_t context, char out[SP_SEAL_DERIVED]);
+
 #endif

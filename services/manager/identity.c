@@ -6,7 +6,6 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
-#include "common/base/random.h"
 #include "services/manager/sql/manager.h"
 
 static void copy_value(char *out, size_t size, const PGresult *r, int column)
@@ -257,8 +256,13 @@ int identity_provision(env_t *env, sp_msg_catalog_shard_t *record,
     if (rc != 0)
         return rc;
     const sp_msg_catalog_shard_t *other = neighbour(env, record, targets, n_targets);
-    char password[41];
-    sp_random_id(password, 40);
+    char password[SP_SEAL_DERIVED];
+    // Two registrations in one cluster at the same moment, or one that was cut off and comes again, must not lock each other out.
+    const char *context = sp_arena_printf(arena, "role shardplane_apply of cluster " SP_STR_FMT,
+                                          SP_STR_ARG(record->system_identifier));
+    if (!context)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "shard");
+    sp_seal_derive(env->settings->seal, sp_str(context), password);
     if (other) {
         sp_dsn_t theirs;
         rc = open_sealed(env, other->apply, arena, &theirs, err);

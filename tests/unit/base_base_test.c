@@ -290,6 +290,15 @@ static void seal(void **state)
     assert_int_equal(sp_seal_encrypt(s, SP_STR(""), a, &sealed, &err), SP_OK);
     assert_int_equal(sp_seal_decrypt(s, sealed, a, &clear, &err), SP_OK);
     assert_int_equal(clear.len, 0);
+    char one[SP_SEAL_DERIVED], same[SP_SEAL_DERIVED], differs[SP_SEAL_DERIVED];
+    sp_seal_derive(s, SP_STR("role of 1"), one);
+    sp_seal_derive(s, SP_STR("role of 1"), same);
+    assert_int_equal(strlen(one), SP_SEAL_DERIVED - 1);
+    assert_string_equal(one, same);
+    sp_seal_derive(s, SP_STR("role of 2"), differs);
+    assert_string_not_equal(one, differs);
+    sp_seal_derive(other, SP_STR("role of 1"), differs);
+    assert_string_not_equal(one, differs);
     sp_arena_destroy(&a);
     sp_seal_close(&s);
     sp_seal_close(&other);
