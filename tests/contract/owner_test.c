@@ -807,19 +807,20 @@ static void partitions_are_in_the_digest(void **state)
     make_parted();
     ok(owner, "CREATE TABLE parted_9 (k bigint NOT NULL, d integer NOT NULL, PRIMARY KEY (k, d));"
               "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'");
-    static const char *const faults[] = {
-        "ALTER TABLE parted_1 DISABLE TRIGGER \"~shardplane_row\"",
-        "ALTER TABLE parted_4 ENABLE TRIGGER \"~shardplane_row\"",
-        "ALTER TABLE ONLY parted ENABLE TRIGGER \"~shardplane_row\"",
-        "ALTER TABLE parted_3 ENABLE REPLICA TRIGGER \"~shardplane_stmt\"",
-        "DROP TRIGGER \"~shardplane_stmt\" ON parted_4",
-        "DROP TRIGGER \"~shardplane_trunc\" ON parted_1",
-        "CREATE OR REPLACE TRIGGER \"~shardplane_stmt\" BEFORE UPDATE ON parted_4 EXECUTE "
-        "FUNCTION pass()",
-        "CREATE TRIGGER \"\303\251 later\" BEFORE INSERT ON parted_4 FOR EACH ROW EXECUTE FUNCTION "
-        "pass()",
-        "CREATE TABLE parted_5 PARTITION OF parted FOR VALUES IN (5)",
-        "ALTER TABLE parted ATTACH PARTITION parted_9 FOR VALUES IN (9)"};
+    static const char *const faults[] =
+        {"ALTER TABLE parted_1 DISABLE TRIGGER \"~shardplane_row\"",
+         "ALTER TABLE parted_4 ENABLE TRIGGER \"~shardplane_row\"",
+         "ALTER TABLE ONLY parted ENABLE TRIGGER \"~shardplane_row\"",
+         "ALTER TABLE parted_3 ENABLE REPLICA TRIGGER \"~shardplane_stmt\"",
+         "DROP TRIGGER \"~shardplane_stmt\" ON parted_4",
+         "DROP TRIGGER \"~shardplane_trunc\" ON parted_1",
+         ("CREATE OR REPLACE TRIGGER \"~shardplane_stmt\" BEFORE UPDATE ON parted_4 EXECUTE "
+          "FUNCTION pass()"),
+         ("CREATE TRIGGER \"\303\251 later\" BEFORE INSERT ON parted_4 FOR EACH ROW EXECUTE "
+          "FUNCTION "
+          "pass()"),
+         "CREATE TABLE parted_5 PARTITION OF parted FOR VALUES IN (5)",
+         "ALTER TABLE parted ATTACH PARTITION parted_9 FOR VALUES IN (9)"};
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
         set_guard(&parted, OWNS(&mine));
         done(sp_guard_expected(&shard, &parted, OWNS(&mine), arena, &expected, &err), &err);
