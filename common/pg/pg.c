@@ -387,6 +387,12 @@ static bool state_retryable(const char *state)
     return strncmp(state, "08", 2) == 0;
 }
 
+bool sp_pg_lock_refused(const sp_error_t *err)
+{
+    return err != NULL && err->code == SP_E_SQL_ERROR &&
+           (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0);
+}
+
 int sp_pg_result_error(const PGresult *result, sp_error_t *err)
 {
     const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE),

@@ -57,5 +57,7 @@ const char *sp_pg_literal(sp_arena_t *arena, sp_str_t text);
 const char *sp_pg_qualified(sp_arena_t *arena, sp_str_t schema, sp_str_t table);
 // Fills err from a result: code, sqlstate, message, detail.
 int sp_pg_result_error(const PGresult *result, sp_error_t *err);
+// Whether the statement failed only because a lock was not granted in time, or to end a deadlock (55P03, 40P01). false for NULL.
+bool sp_pg_lock_refused(const sp_error_t *err);
 
 #endif

@@ -1,7 +1,6 @@
 // Ownership: guards and ownership rows under short lock waits.
 #include "services/manager/ownership.h"
 
-#include <string.h>
 
 #include "common/base/clock.h"
 #include "common/base/random.h"
@@ -78,9 +77,7 @@ int ownership_set(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_t
         rc = env_pg_record(env, shard, ENV_ADMIN, &pg, err);
         if (rc == 0)
             rc = set_once(env, pg, &owner, tables, guard, ownership, err);
-        bool lock = rc == SP_E_SQL_ERROR && err &&
-                    (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0);
-        if (!lock || env_stopped(env))
+        if (rc == 0 || !sp_pg_lock_refused(err) || env_stopped(env))
             break;
         env_sleep(env, sp_random_backoff_ms(i, 100, 1000));
     }

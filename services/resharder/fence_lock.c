@@ -139,12 +139,6 @@ static int try_lock(fence_t *fence, size_t try, int64_t wait_ms, sp_error_t *err
     return rc;
 }
 
-static bool not_granted(int rc, const sp_error_t *err)
-{
-    return rc == SP_E_SQL_ERROR &&
-           (strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "40P01") == 0);
-}
-
 // A transaction of the application that has written one of our tables and wants another one, which we hold already, is in a deadlock with
 // us. We must be the one that yields, and soon: each try waits a little longer than the one before, and lets everybody through between.
 int fence_lock_take(fence_t *fence, sp_error_t *err)
@@ -154,7 +148,7 @@ int fence_lock_take(fence_t *fence, sp_error_t *err)
     fence->deadline_ms = sp_clock_mono_ms() + fence->control->budget_ms;
     for (size_t try = 0;; try++) {
         int rc = try_lock(fence, try, wait_ms < most ? wait_ms : most, &fault);
-        if (!not_granted(rc, &fault)) {
+        if (rc == 0 || !sp_pg_lock_refused(&fault)) {
             if (rc && err)
                 *err = fault;
             return rc;

@@ -118,11 +118,9 @@ static int make_between(index_task_t *self, const plan_entry_t *e, const char *s
     for (int i = 0;; i++) {
         sp_error_t fault = {0};
         int rc = make_one(self, e, sql, &fault);
-        bool lock = rc == SP_E_SQL_ERROR &&
-                    (strcmp(fault.sqlstate, "55P03") == 0 || strcmp(fault.sqlstate, "40P01") == 0);
         if (rc == 0)
             return 0;
-        if (!lock || i >= LOCK_TRIES || task_stopped(self->task)) {
+        if (!sp_pg_lock_refused(&fault) || i >= LOCK_TRIES || task_stopped(self->task)) {
             if (err != NULL)
                 *err = fault;
             return rc;
