@@ -260,39 +260,34 @@ static int assign_index(job_t *job, void *arg, size_t i, sp_arena_t *arena, sp_m
     return 0;
 }
 
-static int index_phase(job_t *job, int64_t phase, sp_error_t *err)
+// follows: a follower reads the slot meanwhile, and without it this ends; else the slot keeps its WAL, and is looked after.
+static int index_phase(job_t *job, int64_t phase, bool follows, sp_error_t *err)
 {
     job_batch_t batch = {.n = job->rec->targets.n,
                          .what = "index",
                          .kind = SP_TASK_KIND_INDEX,
                          .assign = assign_index,
-                         .keeps_wal = true,
+                         .lost = follows ? job_follow_lost : NULL,
+                         .keeps_wal = !follows,
                          .arg = &phase};
     return job_batch_run(job, &batch, err);
 }
 
 static int step_indexes(job_t *job, sp_error_t *err)
 {
-    return index_phase(job, SP_INDEX_PHASE_INDEXES, err);
+    return index_phase(job, SP_INDEX_PHASE_INDEXES, false, err);
 }
 
 static int step_foreign_keys(job_t *job, sp_error_t *err)
 {
-    return index_phase(job, SP_INDEX_PHASE_FOREIGN_KEYS, err);
+    return index_phase(job, SP_INDEX_PHASE_FOREIGN_KEYS, false, err);
 }
 
 // Tables that were copied under two snapshots fit together only once the follower has brought both to the same position. It goes on
 // meanwhile, and when it is lost, so is this.
 int job_validate_keys(job_t *job, sp_error_t *err)
 {
-    int64_t phase = SP_INDEX_PHASE_VALIDATE;
-    job_batch_t batch = {.n = job->rec->targets.n,
-                         .what = "index",
-                         .kind = SP_TASK_KIND_INDEX,
-                         .assign = assign_index,
-                         .lost = job_follow_lost,
-                         .arg = &phase};
-    return job_batch_run(job, &batch, err);
+    return index_phase(job, SP_INDEX_PHASE_VALIDATE, true, err);
 }
 
 int job_copy(job_t *job, sp_error_t *err)

@@ -8,14 +8,23 @@
 #include "services/manager/job_work.h"
 #include "services/manager/sql/manager.h"
 
-owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena)
+size_t job_tables_count(const job_t *job)
+{
+    return job->rec->tables.n + job->rec->partitioned.n;
+}
+
+const sp_msg_job_table_t *job_tables_at(const job_t *job, size_t i)
 {
     const sp_msg_catalog_job_t *r = job->rec;
-    size_t all = r->tables.n + r->partitioned.n, n = 0;
+    return i < r->tables.n ? &r->tables.items[i] : &r->partitioned.items[i - r->tables.n];
+}
+
+owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena)
+{
+    size_t all = job_tables_count(job), n = 0;
     sp_owner_table_t *items = sp_arena_alloc(arena, all + 1, sizeof *items);
     for (size_t i = 0; items && i < all; i++) {
-        const sp_msg_job_table_t *t =
-            i < r->tables.n ? &r->tables.items[i] : &r->partitioned.items[i - r->tables.n];
+        const sp_msg_job_table_t *t = job_tables_at(job, i);
         if (!t->partition) // else the table at the top of the tree stands for it
             items[n++] = (sp_owner_table_t){t->schema, t->table, t->key_column};
     }

@@ -34,8 +34,7 @@ static int with_short_locks(job_t *job, sp_str_t shard, const char *sql, sp_erro
             rc = env_commit(pg, err);
         if (rc != 0 && pg)
             env_rollback(pg);
-        if (rc != SP_E_SQL_ERROR || !err ||
-            (strcmp(err->sqlstate, "55P03") != 0 && strcmp(err->sqlstate, "40P01") != 0))
+        if (rc == 0 || !sp_pg_lock_refused(err))
             return rc;
         int64_t until = sp_clock_mono_ms() + sp_random_backoff_ms(i, 100, 2000);
         sp_error_t pumped = {0};
@@ -291,9 +290,8 @@ static int step_publication(job_t *job, sp_error_t *err)
                   name);
     // Changes come as those of the leaves. The partitioned tables are named too, so that rows of a partition that is added while the job
     // runs come as well: the follower knows no such table, and stops.
-    for (size_t i = 0; i < r->tables.n + r->partitioned.n; i++) {
-        const sp_msg_job_table_t *t =
-            i < r->tables.n ? &r->tables.items[i] : &r->partitioned.items[i - r->tables.n];
+    for (size_t i = 0; i < job_tables_count(job); i++) {
+        const sp_msg_job_table_t *t = job_tables_at(job, i);
         sp_buf_printf(&sql, "%s%s", i ? ", " : "",
                       sp_pg_qualified(job->arena, t->schema, t->table));
     }

@@ -141,6 +141,9 @@ int job_undo(job_t *job, sp_error_t *err);      // job_undo.c
 int job_take_over(job_t *job, sp_error_t *err);
 
 // ---- shared pieces
+// All tables of the job: those that hold rows, then the partitioned ones.
+size_t job_tables_count(const job_t *job);
+const sp_msg_job_table_t *job_tables_at(const job_t *job, size_t i);
 // What the guards stand on: ordinary tables, and partitioned ones without their partitions. items NULL when memory runs out.
 owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena);
 void job_assign_tables(const job_t *job, sp_msg_task_assign_t *assign); // all of the job, borrowed
