@@ -7,6 +7,7 @@ import pytest
 
 from harness import catalog
 from harness.rig import Cell
+from harness.sql import query
 from spstack.ports import free_base
 from spstack.postgres import Cluster
 from spstack.stack import in_parallel
@@ -15,17 +16,6 @@ from test_secrets import ArgumentWatch
 
 # What a careful operator of a careless server has: every statement is logged, with its parameters.
 TALKATIVE = "log_statement = 'all'\nlog_min_duration_statement = 0\nlog_parameter_max_length = -1\nlog_parameter_max_length_on_error = -1\n"
-
-
-def ask(dsn, query):
-    connection = psycopg2.connect(dsn)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(query)
-            return cursor.fetchall() if cursor.description else None
-    finally:
-        connection.close()
 
 
 @pytest.fixture
@@ -54,7 +44,7 @@ def cell(rig, bare):
     shards = {}
     for letter, cluster in zip("abc", (bare[0], bare[1], bare[1])):
         dsn = cluster.uri("postgres", f"{name}_{letter}")
-        ask(cluster.uri("postgres", "postgres"), f"CREATE DATABASE {name}_{letter}")
+        query(cluster.uri("postgres", "postgres"), f"CREATE DATABASE {name}_{letter}")
         shards[letter] = {"name": f"{name}-{letter}", "port": cluster.port, "primary_endpoint": dsn, "owner_endpoint": dsn,
                           "superuser_endpoint": dsn}
     made = Cell(rig, name, shards=shards)
@@ -83,10 +73,10 @@ def test_the_apply_role_is_made_and_its_password_is_nowhere(rig, bare, cell):
         assert record["apply_role"] == found[letter].username == "shardplane_apply"
         assert len(found[letter].password) >= 32
         # It is the one that is in force, and a role that can do no more than it must.
-        assert ask(dsn, "SELECT rolsuper, rolreplication, rolcreaterole, rolcreatedb, rolbypassrls FROM pg_roles WHERE rolname = session_user") \
+        assert query(dsn, "SELECT rolsuper, rolreplication, rolcreaterole, rolcreatedb, rolbypassrls FROM pg_roles WHERE rolname = session_user") \
             == [(False, True, False, False, False)]
         with pytest.raises(psycopg2.OperationalError):
-            ask(dsn.replace(found[letter].password, "guessed"), "SELECT 1")
+            query(dsn.replace(found[letter].password, "guessed"), "SELECT 1")
     assert found["b"].password == found["c"].password != found["a"].password
 
     for path in ("/api/v1/shards", f"/api/v1/shards/{cell.name}-a", f"/api/v1/shards/{cell.name}-a/health", "/api/v1/keyspaces",

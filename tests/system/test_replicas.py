@@ -4,11 +4,11 @@ import os
 import shutil
 import signal
 
-import psycopg2
 import pytest
 
 from harness import catalog
 from harness.rig import FOLDER, SLOW, Reviver, Rig
+from harness.sql import query
 
 from test_slot import break_job, hold_in_deltasync, split_to_the_end
 
@@ -32,15 +32,8 @@ def replica(cell, letter):
     return next(c for c in cell.rig.stack.clusters.values() if c.upstream == port)
 
 
-def ask(cluster, query, database="postgres"):
-    connection = psycopg2.connect(cluster.uri("postgres", database))
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(query)
-            return cursor.fetchall() if cursor.description else None
-    finally:
-        connection.close()
+def ask(cluster, text, database="postgres"):
+    return query(cluster.uri("postgres", database), text)
 
 
 @contextlib.contextmanager
