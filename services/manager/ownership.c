@@ -1,7 +1,6 @@
 // Ownership: guards and ownership rows under short lock waits.
 #include "services/manager/ownership.h"
 
-
 #include "common/base/clock.h"
 #include "common/base/random.h"
 
