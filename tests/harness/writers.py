@@ -1,4 +1,5 @@
 """Ledger writers in processes of their own, so that the tests' Python does not slow them down."""
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ import sys
 
 from ledger import oplog
 
+# More than the longest operation takes: four statements of 20 s.
+STOP_SECONDS = 120
 TESTS = os.path.realpath(os.path.join(os.path.dirname(__file__), ".."))
 
 
@@ -68,8 +71,11 @@ class Writers:
                 p.send_signal(signal.SIGTERM)
         for p in self.processes:
             try:
-                codes.append(p.wait(timeout=120))
+                codes.append(p.wait(timeout=STOP_SECONDS))
             except subprocess.TimeoutExpired:
+                p.send_signal(signal.SIGUSR1)  # it writes down where each of its threads stands
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    p.wait(timeout=1)
                 p.kill()
                 codes.append(p.wait())
         self.processes = []

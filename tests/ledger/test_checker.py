@@ -33,7 +33,7 @@ class Rig:
         spec = {"folder": self.logs, "writers": [{"via": "direct", "dsn": self.dsn["shard1"]}] * 3, "of": 3, "customers": 300,
                 "orders": 600, "rate": 0, "long_seconds": 0.05, "hot": 40, "mix": {"long": 4, "prepared": 4}}
         threading.Timer(2.5, stop.set).start()
-        assert writer.run_spec(spec, stop) == 0
+        assert writer.run_spec(spec, stop.wait) == 0
         self.spread()
 
     def spread(self):

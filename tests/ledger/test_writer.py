@@ -88,7 +88,7 @@ def test_through_a_router(stack, tmp_path, vice, defects):
             "customers": 100, "orders": 200, "rate": 0, "hot": 20, "timeout_ms": 300}
     route_margin, route_client.REPLY_MARGIN_MS = route_client.REPLY_MARGIN_MS, 100
     try:
-        assert writer.run_spec(spec, stop) == 0
+        assert writer.run_spec(spec, stop.wait) == 0
     finally:
         route_client.REPLY_MARGIN_MS = route_margin
         router.done = True

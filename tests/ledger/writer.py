@@ -12,6 +12,7 @@ runs the writers of SPEC until SIGTERM, and rewrites `<folder>/stats.json` twice
 Writer n owns the loaded customers with id % of == first + n and the ids from (first + n + 1) * 10^9 on, so that each row has one
 writer, and the order of its changes is the order of that writer's log.
 """
+import faulthandler
 import json
 import os
 import random
@@ -276,10 +277,10 @@ def make_executor(one, spec, number):
     return DirectExecutor(one["dsn"], f"writer{number}")
 
 
-def run_spec(spec, stop):
-    """Runs all writers of a spec in threads until `stop` is set."""
+def run_spec(spec, ended):
+    """Runs all writers of a spec in threads until `ended(seconds)`, which waits so long at the most, says that it is time."""
     os.makedirs(spec["folder"], exist_ok=True)
-    writers, threads, broken = [], [], []
+    writers, threads, broken, stop = [], [], [], threading.Event()
 
     def body(writer):
         try:
@@ -309,8 +310,9 @@ def run_spec(spec, stop):
             json.dump(out, f)
         os.replace(path + ".tmp", path)
 
-    while not stop.wait(0.5):
+    while not ended(0.5):
         stats()
+    stop.set()
     for t in threads:
         t.join(timeout=90)
     stats()
@@ -320,10 +322,11 @@ def run_spec(spec, stop):
 def main():
     with open(sys.argv[1], encoding="utf-8") as f:
         spec = json.load(f)
-    stop = threading.Event()
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sig, lambda *_: stop.set())
-    return run_spec(spec, stop)
+    # Signals are waited for, not handled: a handler that sets an Event blocks for ever when it interrupts that Event's own wait().
+    signals = (signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before the threads begin: they inherit it
+    faulthandler.register(signal.SIGUSR1)              # asked by who waits for this process in vain
+    return run_spec(spec, lambda seconds: signal.sigtimedwait(signals, seconds) is not None)
 
 
 if __name__ == "__main__":
