@@ -513,6 +513,50 @@ static void assert_owner(void **state)
                  in));
 }
 
+// A seal writes its ownership row and then waits for the tables. A transaction that has written one of them must not wait for the seal in
+// turn: neither would get on, and no cutover would ever pass such clients.
+static void assert_owner_waits_for_no_seal(void **state)
+{
+    (void)state;
+    sp_arcs_t mine = half();
+    int in = key_in(true, 1);
+    const char *levels[] = {"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"};
+    set_both(OWNS(&mine));
+    write_ownership(&(sp_ownership_t){.ring_version = 3, .arcs = mine});
+    sp_pg_set_timeout(app, 2000);
+    for (int i = 0; i < 3; i++) {
+        const char *assert = sqlf("SELECT shardplane.assert_owner('shop', '%d')", in);
+        ok(app,
+           sqlf("BEGIN ISOLATION LEVEL %s; INSERT INTO customers VALUES (%d, 'a')", levels[i], in));
+        ok(ddl, "BEGIN; SET LOCAL lock_timeout = '5s'");
+        write_ownership(&(sp_ownership_t){.ring_version = 4,
+                                          .arcs = SP_ARCS_NONE,
+                                          .state = SP_OWNERSHIP_SEALED,
+                                          .job_id = "j",
+                                          .attempt = 1,
+                                          .nonce = "n"});
+        if (i == 0) { // its commit comes before the seal's
+            ok(app, assert);
+        } else {
+            sp_refusal_t r = refused(app, assert, "in_transition");
+            assert_true(r.has_hash && r.ring_version == 3);
+        }
+        ok(app, "ROLLBACK");
+        ok(ddl, "LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE; ROLLBACK");
+        ok(app, sqlf("BEGIN ISOLATION LEVEL %s; %s; COMMIT", levels[i], assert));
+    }
+    // Those that only look do not keep each other out.
+    sp_pg_t *other = fixture_open("shop_app", NULL);
+    const char *look = sqlf("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT "
+                            "shardplane.assert_owner('shop', '%d')",
+                            in);
+    ok(app, look);
+    ok(other, look);
+    ok(other, "COMMIT");
+    ok(app, "COMMIT");
+    sp_pg_close(&other);
+}
+
 static void ownership_round_trip(void **state)
 {
     (void)state;
@@ -963,6 +1007,7 @@ int main(void)
                                        T(seal_reaches_old_snapshots),
                                        T(writer_waits_for_seal),
                                        T(assert_owner),
+                                       T(assert_owner_waits_for_no_seal),
                                        T(ownership_round_trip),
                                        T(digests),
                                        T(hostile_names),

@@ -69,7 +69,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON shardplane.requests TO PUBLIC;
 
 -- name: owner_assert
 -- Raises SHP01 unless this shard owns the key (its canonical text) now. Call it last in a transaction. READ COMMITTED reads the row with a fresh
--- snapshot; other isolation levels lock it, so that a snapshot from before an ownership change fails (40001) instead of reading the past.
+-- snapshot; other isolation levels lock it, so that a snapshot from before an ownership change fails (40001) instead of reading the past, and a
+-- change that is under way refuses (in_transition).
 -- SECURITY DEFINER only for that lock.
 CREATE OR REPLACE FUNCTION shardplane.assert_owner(keyspace text, key text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
@@ -82,10 +83,19 @@ BEGIN
         SELECT o.ring_version, o.state, o.bounds, o.nonce INTO r
           FROM shardplane.ownership o WHERE o.keyspace = assert_owner.keyspace;
     ELSE
-        SELECT o.ring_version, o.state, o.bounds, o.nonce INTO r
-          FROM shardplane.ownership o WHERE o.keyspace = assert_owner.keyspace FOR SHARE;
+        -- Who changes the row may be a seal, which waits for tables that this transaction has written: never wait for it in turn.
+        BEGIN
+            SELECT o.ring_version, o.state, o.bounds, o.nonce INTO r
+              FROM shardplane.ownership o WHERE o.keyspace = assert_owner.keyspace FOR SHARE NOWAIT;
+        EXCEPTION WHEN lock_not_available THEN
+            SELECT o.ring_version, o.state, o.bounds, o.nonce INTO r
+              FROM shardplane.ownership o WHERE o.keyspace = assert_owner.keyspace;
+            reason := 'in_transition';
+        END;
     END IF;
-    IF NOT FOUND THEN
+    IF reason IS NOT NULL THEN
+        NULL; -- refused already
+    ELSIF NOT FOUND THEN
         reason := 'not_owner';
     ELSIF COALESCE(width_bucket(h, r.bounds) % 2, 0) <> 1 THEN
         reason := CASE r.state WHEN 'sealed' THEN 'in_transition' ELSE 'not_owner' END;
