@@ -587,6 +587,19 @@ static const char *actual(const sp_owner_table_t *table)
     return digest;
 }
 
+static const char *row_function(void)
+{
+    static char name[64];
+    sp_error_t err = {0};
+    done(sp_pg_value(ddl,
+                     "SELECT p.proname FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid WHERE "
+                     "g.tgname = '~shardplane_row'"
+                     " AND g.tgrelid = 'public.customers'::regclass",
+                     0, NULL, name, sizeof name, NULL, &err),
+         &err);
+    return name;
+}
+
 static void digests(void **state)
 {
     (void)state;
@@ -643,17 +656,35 @@ static void digests(void **state)
     }
     set_guard(&customers, OWNS(&mine)); // mends all of it
     assert_string_equal(actual(&customers), expected);
-    char name[64];
-    done(sp_pg_value(ddl,
-                     "SELECT p.proname FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid WHERE "
-                     "g.tgname = '~shardplane_row'"
-                     " AND g.tgrelid = 'public.customers'::regclass",
-                     0, NULL, name, sizeof name, NULL, &err),
-         &err);
     ok(ddl, sqlf("CREATE OR REPLACE FUNCTION shardplane.%s() RETURNS trigger LANGUAGE plpgsql AS "
                  "'BEGIN RETURN NEW; END'",
-                 name));
+                 row_function()));
     assert_string_not_equal(actual(&customers), expected);
+}
+
+// Triggers that still carry the guard's name, function and state, and yet let something pass.
+static void altered_triggers_are_mended(void **state)
+{
+    (void)state;
+    sp_error_t err = {0};
+    sp_arcs_t mine = half();
+    static const struct {
+        const char *of, *when, *arguments; // of CREATE TRIGGER
+    } forms[] = {{"", "WHEN (false)", ""}, {"OF name", "", ""}, {"", "", "'x'"}};
+    const char *expected = NULL;
+    done(sp_guard_expected(&shard, &customers, OWNS(&mine), arena, &expected, &err), &err);
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        set_guard(&customers, OWNS(&mine));
+        ok(ddl, sqlf("CREATE OR REPLACE TRIGGER \"~shardplane_row\" BEFORE INSERT OR UPDATE %s OR "
+                     "DELETE ON public.customers FOR EACH ROW %s EXECUTE FUNCTION "
+                     "shardplane.%s(%s); ALTER TABLE public.customers ENABLE ALWAYS TRIGGER "
+                     "\"~shardplane_row\"",
+                     forms[i].of, forms[i].when, row_function(), forms[i].arguments));
+        assert_string_equal(actual(&customers), "");
+        set_guard(&customers, OWNS(&mine));
+        assert_string_equal(actual(&customers), expected);
+    }
+    refused(app, sqlf("INSERT INTO customers VALUES (%d, 'x')", key_in(false, 1)), "not_owner");
 }
 
 static void hostile_names(void **state)
@@ -1010,6 +1041,7 @@ int main(void)
                                        T(assert_owner_waits_for_no_seal),
                                        T(ownership_round_trip),
                                        T(digests),
+                                       T(altered_triggers_are_mended),
                                        T(hostile_names),
                                        T(key_types),
                                        T(search_path_cannot_fool),

@@ -1,7 +1,7 @@
 -- Reads about guards. $1 schema, $2 table of the guarded table.
 -- name: guard_table
 -- $3 key column. One row for the table and each of its partitions at any depth, the table first: its quoted name, whether it has the column,
--- whether each trigger stands as it should ($4..$6 names of the functions) and is ALWAYS, how many row triggers of ours there are. Nothing
+-- whether each trigger stands as it should (ALWAYS, $4..$6 names of the functions, no condition), how many row triggers of ours there are. Nothing
 -- when there is no such table. Row triggers are cloned to partitions by PostgreSQL; statement triggers fire for the table that is named only.
 WITH top AS (
     SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -13,17 +13,16 @@ WITH top AS (
 SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
        EXISTS (SELECT FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped),
-       (SELECT count(*) FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
-         WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_row' AND g.tgenabled = 'A' AND g.tgtype = 31 AND p.proname = $4
-           AND p.pronamespace = 'shardplane'::regnamespace),
-       (SELECT count(*) FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
-         WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_stmt' AND g.tgenabled = 'A' AND g.tgtype = 30 AND p.proname = $5
-           AND p.pronamespace = 'shardplane'::regnamespace),
-       (SELECT count(*) FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
-         WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_trunc' AND g.tgenabled = 'A' AND g.tgtype = 34 AND p.proname = $6
-           AND p.pronamespace = 'shardplane'::regnamespace),
+       g.row, g.stmt, g.trunc,
        (SELECT count(*) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = '~shardplane_row')
   FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       CROSS JOIN LATERAL (
+           SELECT count(*) FILTER (WHERE g.tgname = '~shardplane_row' AND g.tgtype = 31 AND p.proname = $4) AS row,
+                  count(*) FILTER (WHERE g.tgname = '~shardplane_stmt' AND g.tgtype = 30 AND p.proname = $5) AS stmt,
+                  count(*) FILTER (WHERE g.tgname = '~shardplane_trunc' AND g.tgtype = 34 AND p.proname = $6) AS trunc
+             FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+            WHERE g.tgrelid = c.oid AND g.tgenabled = 'A' AND g.tgqual IS NULL AND g.tgattr::text = '' AND g.tgnargs = 0
+              AND p.pronamespace = 'shardplane'::regnamespace) g
  ORDER BY tree.level, 1
 
 -- name: guard_state
