@@ -390,10 +390,14 @@ int sp_guard_actual(sp_pg_t *pg, const sp_owner_table_t *table, sp_arena_t *aren
     PGresult *state = NULL;
     sp_buf_t lines = SP_BUF_INIT;
     bool seen[N_PARTS] = {false};
-    char bare[24] = "0"; // partitions without the table's guards
+    char bare[24]; // tables below it without its guards
+    bool none = false;
     const char *params[] = {sp_arena_cstr(arena, table->schema),
                             sp_arena_cstr(arena, table->table)};
-    int rc = sp_pg_value(pg, SP_SQL_GUARD_PARTITIONS, 2, params, bare, sizeof bare, NULL, err);
+    int rc = sp_pg_value(pg, SP_SQL_GUARD_BELOW, 2, params, bare, sizeof bare, &none, err);
+    if (rc == 0 && none)
+        rc = sp_error_set(err, SP_E_NOT_FOUND, "there is no table " SP_STR_FMT "." SP_STR_FMT,
+                          SP_STR_ARG(table->schema), SP_STR_ARG(table->table));
     if (rc == 0)
         rc = sp_pg_query(pg, SP_SQL_GUARD_STATE, 2, params, &state, err);
     if (rc != 0)

@@ -60,7 +60,8 @@ int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_tabl
                  const sp_guard_t *guard, sp_error_t *err);
 // Drops one table's guards (unregistered table).
 int sp_guard_drop(sp_pg_t *pg, const sp_owner_table_t *table, sp_error_t *err);
-// Hash of the definitions and enabled state that `guard` should have / that the database has ("" when triggers are missing or not ALWAYS).
+// Hash of the definitions and enabled state that `guard` should have / that the database has ("" when triggers are missing or not ALWAYS, on
+// the table or on one below it; not_found when there is no such table).
 int sp_guard_expected(const sp_owner_shard_t *shard, const sp_owner_table_t *table,
                       const sp_guard_t *guard, sp_arena_t *arena, const char **ret_digest,
                       sp_error_t *err);

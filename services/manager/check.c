@@ -85,7 +85,7 @@ static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg
         find(c, "unreachable", s->id, name, 0, err.text);
     else if (!have[0])
         find(c, "guard_missing", s->id, name, 0,
-             "a guard trigger is missing or not ENABLE ALWAYS, on the table or on a partition of "
+             "a guard trigger is missing or not ENABLE ALWAYS, on the table or on a table below "
              "it");
     else if (!same)
         find(c, "guard_differs", s->id, name, 0, "the guard is not what the catalog says");

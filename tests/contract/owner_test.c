@@ -872,6 +872,25 @@ static void statements_to_partitions_are_refused(void **state)
     assert_int_equal(triggers("true"), 0);
 }
 
+// Rows of a child by inheritance are rows of the table, and no trigger of the table sees them.
+static void children_are_in_the_digest(void **state)
+{
+    (void)state;
+    sp_arcs_t mine = half();
+    sp_error_t err = {0};
+    const char *expected = NULL, *digest = NULL;
+    set_guard(&customers, OWNS(&mine));
+    done(sp_guard_expected(&shard, &customers, OWNS(&mine), arena, &expected, &err), &err);
+    ok(owner, "CREATE TABLE child () INHERITS (customers)");
+    ok(app, sqlf("INSERT INTO child VALUES (%d, 'x')", key_in(false, 1)));
+    assert_string_equal(actual(&customers), "");
+    ok(owner, "DROP TABLE child");
+    assert_string_equal(actual(&customers), expected);
+    ok(owner, "ALTER TABLE customers RENAME TO clients");
+    assert_int_equal(sp_guard_actual(ddl, &customers, arena, &digest, &err), SP_E_NOT_FOUND);
+    assert_null(digest);
+}
+
 // A difference on a partition is a difference of the table's guards, and setting them mends it.
 static void partitions_are_in_the_digest(void **state)
 {
@@ -1047,6 +1066,7 @@ int main(void)
                                        T(search_path_cannot_fool),
                                        T(partitions_are_guarded),
                                        T(statements_to_partitions_are_refused),
+                                       T(children_are_in_the_digest),
                                        T(partitions_are_in_the_digest),
                                        T(partitions_are_in_the_fingerprint),
                                        T(requests_is_guarded),

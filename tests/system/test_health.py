@@ -199,3 +199,33 @@ def test_no_false_alarm_through_a_split():
         assert alarms == []
     finally:
         stack.down(purge=True)
+
+
+def test_an_empty_shard_needs_no_tables():
+    """A shard that owns nothing may lack the tables; one that somebody makes there must refuse, or be told."""
+    stack = Stack(os.path.join(os.path.dirname(FOLDER), "system-health-empty"))
+    try:
+        stack.up(shards=2, resharders=1, port_base=free_base(), fsync=False, binaries=BIN, fresh=True,
+                 overrides={"health.guard_interval_ms": 200})
+        api = Api(stack.service("gateway-1").address("http", "http://"), timeout=20 * SLOW)
+        made = Shop(stack, api, customers=20, orders=40, items=80)
+        api.post("/api/v1/shards", shard_body(made.shards["shard2"]), timeout=60)
+
+        def seen(ok):
+            def check():
+                h = api.get("/api/v1/shards/shard2/health")
+                return h if h.get("guards_ok") is ok else None
+            return check
+
+        def looked():
+            h = api.get("/api/v1/shards/shard2/health")
+            return h if "guards_ok" in h else None
+
+        assert stack.wait_for("a look at the empty shard", looked, 30 * SLOW)["guards_ok"], looked()
+        query(made.shards["shard2"]["owner_endpoint"], "CREATE TABLE public.customers (id bigint PRIMARY KEY)")
+        h = stack.wait_for("a table without guards", seen(False), 30 * SLOW)
+        assert len(h["reasons"]) == 1 and "customers" in h["reasons"][0], h
+        register_tables(api)
+        stack.wait_for("its guards", seen(True), 30 * SLOW)
+    finally:
+        stack.down(purge=True)

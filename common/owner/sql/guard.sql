@@ -38,22 +38,24 @@ SELECT g.tgname, g.tgenabled, g.tgtype, p.proname, n.nspname, l.lanname, p.prose
         OR (g.tgname > '~shardplane_row' COLLATE "C" AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0 AND g.tgenabled <> 'D'))
  ORDER BY g.tgname COLLATE "C"
 
--- name: guard_partitions
--- How many partitions, at any depth, have not the very triggers that stand on the table itself, or have a row trigger that fires behind ours.
+-- name: guard_below
+-- How many tables below it let something pass: partitions, at any depth, that have not the very triggers that stand on the table itself, or have a
+-- row trigger that fires behind ours; and children by inheritance, to which PostgreSQL clones no trigger. No row when there is no such table.
 WITH top AS (
-    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'p'
+    SELECT c.oid, c.relkind FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
 ), ours AS (
     SELECT g.* FROM top JOIN pg_catalog.pg_trigger g ON g.tgrelid = top.oid
      WHERE g.tgname IN ('~shardplane_row', '~shardplane_stmt', '~shardplane_trunc')
 )
-SELECT count(*)
-  FROM top CROSS JOIN LATERAL pg_catalog.pg_partition_tree(top.oid) p
- WHERE p.relid <> top.oid
-   AND (EXISTS (SELECT FROM ours WHERE NOT EXISTS (
-                  SELECT FROM pg_catalog.pg_trigger g
-                   WHERE g.tgrelid = p.relid AND g.tgname = ours.tgname AND g.tgfoid = ours.tgfoid AND g.tgtype = ours.tgtype
-                     AND g.tgenabled = ours.tgenabled AND g.tgqual IS NULL AND g.tgattr::text = '' AND g.tgnargs = 0))
-        OR EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                    WHERE g.tgrelid = p.relid AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0
-                      AND g.tgname > '~shardplane_row' COLLATE "C" AND g.tgname NOT IN ('~shardplane_stmt', '~shardplane_trunc')))
+SELECT CASE top.relkind WHEN 'r' THEN (SELECT count(*) FROM pg_catalog.pg_inherits i WHERE i.inhparent = top.oid) ELSE (
+    SELECT count(*) FROM pg_catalog.pg_partition_tree(top.oid) p
+     WHERE p.relid <> top.oid
+       AND (EXISTS (SELECT FROM ours WHERE NOT EXISTS (
+                      SELECT FROM pg_catalog.pg_trigger g
+                       WHERE g.tgrelid = p.relid AND g.tgname = ours.tgname AND g.tgfoid = ours.tgfoid AND g.tgtype = ours.tgtype
+                         AND g.tgenabled = ours.tgenabled AND g.tgqual IS NULL AND g.tgattr::text = '' AND g.tgnargs = 0))
+            OR EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                        WHERE g.tgrelid = p.relid AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0
+                          AND g.tgname > '~shardplane_row' COLLATE "C" AND g.tgname NOT IN ('~shardplane_stmt', '~shardplane_trunc')))) END
+  FROM top
