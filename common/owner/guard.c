@@ -279,6 +279,14 @@ static int make_triggers(sp_pg_t *pg, const definition_t *d, const PGresult *tre
     return rc;
 }
 
+sp_guard_t sp_guard_settled(const sp_arcs_t *arcs, int64_t ring_version)
+{
+    return (sp_guard_t){.form = sp_arcs_is_none(*arcs) ? SP_GUARD_CLOSED : SP_GUARD_OWNS,
+                        .arcs = arcs,
+                        .ring_version = ring_version,
+                        .row_trigger = true};
+}
+
 int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_table_t *table,
                  const sp_guard_t *guard, sp_error_t *err)
 {

@@ -54,6 +54,8 @@ typedef struct sp_guard {
         row_trigger; // CLOSED: whether the row trigger is (kept) there; false: dropped, for a target under COPY
 } sp_guard_t;
 
+// The guard of a shard that is in no job: OWNS, or CLOSED where it owns nothing. Borrows arcs.
+sp_guard_t sp_guard_settled(const sp_arcs_t *arcs, int64_t ring_version);
 // Inside the caller's transaction: replaces the functions' bodies of one table; makes triggers that are missing (ENABLE ALWAYS). Taking
 // trigger DDL needs SHARE ROW EXCLUSIVE on the table; replacing bodies alone takes no table lock (the caller holds it for a seal).
 int sp_guard_set(sp_pg_t *pg, const sp_owner_shard_t *shard, const sp_owner_table_t *table,

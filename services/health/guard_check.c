@@ -140,12 +140,7 @@ int guard_check_shard(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t 
     int64_t version = 0;
     bool found = false;
     rc = check_ownership(pg, owner.keyspace, arcs, arena, ret_check, &version, &found, err);
-    bool none = sp_arcs_is_none(arcs);
-    sp_guard_t guard = {.form = none ? SP_GUARD_CLOSED : SP_GUARD_OWNS,
-                        .arcs = &arcs,
-                        .ring_version = version,
-                        .reason = none ? "not_owner" : NULL,
-                        .row_trigger = true};
+    sp_guard_t guard = sp_guard_settled(&arcs, version);
     const sp_msg_catalog_keyspace_t *keyspace = view->keyspace;
     if (rc == SP_OK && found)
         rc = check_table(pg, &owner, &sp_owner_requests_table, &guard, arena, ret_check, err);

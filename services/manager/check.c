@@ -67,7 +67,7 @@ static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg
         version = o.ring_version;
     sp_owner_shard_t owner = env_owner(&c->env, s, c->arena);
     const char *want = NULL, *have = NULL;
-    sp_guard_t guard = ownership_guard(&arcs, version);
+    sp_guard_t guard = sp_guard_settled(&arcs, version);
     int rc = sp_guard_actual(pg, table, c->arena, &have, &err);
     bool same = false;
     if (rc == 0)
@@ -77,7 +77,7 @@ static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg
     // A table may have been registered at a later ring version than the shard's last change.
     int64_t now = c->keyspace->ring_record ? c->keyspace->ring_record->version : 0;
     for (int64_t v = now; rc == 0 && !same && have[0] && v >= 0 && v > now - 64; v--) {
-        guard = ownership_guard(&arcs, v);
+        guard = sp_guard_settled(&arcs, v);
         rc = sp_guard_expected(&owner, table, &guard, c->arena, &want, &err);
         same = rc == 0 && strcmp(have, want) == 0;
     }

@@ -178,7 +178,7 @@ static int guard_all(command_t *c, places_t *places, const sp_owner_table_t *tab
             continue;
         if ((rc = shard_version(c, p, &last, err)) != 0)
             break;
-        sp_guard_t guard = ownership_guard(&p->arcs, last);
+        sp_guard_t guard = sp_guard_settled(&p->arcs, last);
         p->guarded = true;
         rc = ownership_set(c->env, p->shard, &one, &guard, NULL, err);
     }

@@ -4,7 +4,7 @@
 #include "common/base/clock.h"
 #include "common/base/random.h"
 
-// Half of deadlock_timeout's default: longer waits would let the application die with 40P01 instead of us.
+// Under half of deadlock_timeout's default: longer waits would let the application die with 40P01 instead of us.
 #define LOCK_WAIT "SET LOCAL lock_timeout = '400ms'"
 enum { TRIES = 12 };
 
@@ -31,16 +31,6 @@ int ownership_arcs(const sp_catalog_keyspace_view_t *keyspace, sp_str_t shard_id
     *ret_arcs = SP_ARCS_NONE;
     int at = keyspace->ring ? sp_ring_find(keyspace->ring, shard_id) : -1;
     return at < 0 ? 0 : sp_ring_bounds(keyspace->ring, at, arena, ret_arcs, err);
-}
-
-sp_guard_t ownership_guard(const sp_arcs_t *arcs, int64_t ring_version)
-{
-    bool none = sp_arcs_is_none(*arcs);
-    return (sp_guard_t){.form = none ? SP_GUARD_CLOSED : SP_GUARD_OWNS,
-                        .arcs = arcs,
-                        .ring_version = ring_version,
-                        .reason = none ? "not_owner" : NULL,
-                        .row_trigger = true};
 }
 
 static int set_once(env_t *env, sp_pg_t *pg, const sp_owner_shard_t *owner,
@@ -89,7 +79,7 @@ int ownership_set(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_t
 int ownership_settle(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_tables_t *tables,
                      sp_arcs_t arcs, int64_t ring_version, sp_error_t *err)
 {
-    sp_guard_t guard = ownership_guard(&arcs, ring_version);
+    sp_guard_t guard = sp_guard_settled(&arcs, ring_version);
     sp_ownership_t ownership = {.ring_version = ring_version,
                                 .arcs = arcs,
                                 .state = SP_OWNERSHIP_OPEN,

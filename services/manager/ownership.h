@@ -23,7 +23,5 @@ int ownership_set(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_t
 // As a registered shard outside any job should be: `owns` or closed, ownership open.
 int ownership_settle(env_t *env, const sp_msg_catalog_shard_t *shard, const owner_tables_t *tables,
                      sp_arcs_t arcs, int64_t ring_version, sp_error_t *err);
-// The guard that ownership_settle sets.
-sp_guard_t ownership_guard(const sp_arcs_t *arcs, int64_t ring_version);
 
 #endif
