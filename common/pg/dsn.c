@@ -320,11 +320,14 @@ int sp_dsn_parse(sp_str_t text, sp_arena_t *arena, sp_dsn_t *ret_dsn, sp_error_t
 
 // ---- printing
 
-static void add_encoded(sp_buf_t *out, const char *text)
+#define UNRESERVED "-._~" // besides letters and digits (RFC 3986)
+
+// `bare`: what stays as it is besides letters and digits.
+static void add_encoded(sp_buf_t *out, const char *text, const char *bare)
 {
     for (const unsigned char *c = (const unsigned char *)text; *c != 0; c++) {
         if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
-            strchr("-._~", *c) != NULL)
+            strchr(bare, *c) != NULL)
             sp_buf_addc(out, (char)*c);
         else
             sp_buf_printf(out, "%%%02X", *c);
@@ -335,19 +338,16 @@ static const char *print(const sp_dsn_t *dsn, bool secrets, sp_arena_t *arena)
 {
     sp_buf_t out = SP_BUF_INIT;
     sp_buf_addz(&out, "postgresql://");
-    add_encoded(&out, dsn->user);
+    add_encoded(&out, dsn->user, UNRESERVED);
     if (secrets && dsn->password != NULL) {
         sp_buf_addc(&out, ':');
-        add_encoded(&out, dsn->password);
+        add_encoded(&out, dsn->password, UNRESERVED);
     }
     bool v6 = strchr(dsn->host, ':') != NULL;
     sp_buf_addz(&out, v6 ? "@[" : "@");
-    if (v6)
-        sp_buf_addz(&out, dsn->host);
-    else
-        add_encoded(&out, dsn->host);
+    add_encoded(&out, dsn->host, UNRESERVED ":");
     sp_buf_printf(&out, "%s:%d/", v6 ? "]" : "", dsn->port);
-    add_encoded(&out, dsn->database);
+    add_encoded(&out, dsn->database, UNRESERVED);
     const struct {
         const char *name, *value; // query parameter
     } rest[] = {{"sslmode", dsn->sslmode},
@@ -360,7 +360,7 @@ static const char *print(const sp_dsn_t *dsn, bool secrets, sp_arena_t *arena)
         if (rest[i].value == NULL)
             continue;
         sp_buf_printf(&out, "%c%s=", separator, rest[i].name);
-        add_encoded(&out, rest[i].value);
+        add_encoded(&out, rest[i].value, UNRESERVED);
         separator = '&';
     }
     const char *text = out.failed ? NULL : sp_arena_strz(arena, sp_buf_cstr(&out));

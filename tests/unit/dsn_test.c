@@ -60,7 +60,8 @@ static void round_trip(void **state)
 {
     static const char *const texts[] =
         {"host=h dbname='a/b?c#d' user='x:y@z' password='%s &=;'",
-         "host=::1 dbname=d user=u password=p port=65535",
+         "host=::1 dbname=d user=u password=p port=65535", "postgresql://u:p@[fe80::1%25eth0]/d",
+         "host='::1]@other:1/' dbname=d user=u password=p",
          "host=h dbname='\xc3\xa9' user=u sslmode=require sslrootcert=/etc/ca.pem"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         sp_dsn_t a = parsed(*state, texts[i]), b = parsed(*state, sp_dsn_uri(&a, *state));
