@@ -85,6 +85,12 @@ void sp_conninfo_free(sp_conninfo_t *self)
     *self = (sp_conninfo_t){0};
 }
 
+void sp_conninfo_drop_notice(void *arg, const PGresult *result)
+{
+    (void)arg;
+    (void)result;
+}
+
 int sp_conninfo_failed(const sp_dsn_t *dsn, const char *what, const char *words, sp_error_t *err)
 {
     char text[900];

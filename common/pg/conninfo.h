@@ -24,6 +24,9 @@ int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *appli
                      sp_error_t *err);
 void sp_conninfo_free(sp_conninfo_t *self);
 
+// For PQsetNoticeReceiver(): notices are for psql's users, and libpq would write them into our log.
+void sp_conninfo_drop_notice(void *arg, const PGresult *result);
+
 // pg_connection from a connection that failed, libpq's words scrubbed of the password and of line ends. SQLSTATE is not known here.
 int sp_conninfo_failed(const sp_dsn_t *dsn, const char *what, const char *words, sp_error_t *err);
 

@@ -318,6 +318,19 @@ int sp_dsn_parse(sp_str_t text, sp_arena_t *arena, sp_dsn_t *ret_dsn, sp_error_t
     return 0;
 }
 
+bool sp_dsn_copy(const sp_dsn_t *dsn, sp_arena_t *arena, sp_dsn_t *ret_copy)
+{
+    sp_dsn_t copy = *dsn;
+    const char **const members[] = {&copy.host,     &copy.database, &copy.user,
+                                    &copy.password, &copy.sslmode,  &copy.sslrootcert,
+                                    &copy.sslcert,  &copy.sslkey,   &copy.application_name};
+    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++)
+        if (*members[i] != NULL && (*members[i] = sp_arena_strz(arena, *members[i])) == NULL)
+            return false;
+    *ret_copy = copy;
+    return true;
+}
+
 // ---- printing
 
 #define UNRESERVED "-._~" // besides letters and digits (RFC 3986)

@@ -18,6 +18,8 @@ typedef struct sp_dsn {
 // URI (postgresql://, postgres://) or key=value form. Allowed: the members above, connect_timeout, keepalives*, target_session_attrs is
 // refused, as are service, passfile, options, several hosts and unknown parameters. invalid_argument without the text itself.
 int sp_dsn_parse(sp_str_t text, sp_arena_t *arena, sp_dsn_t *ret_dsn, sp_error_t *err);
+// A copy that stands in the arena alone; false without memory.
+bool sp_dsn_copy(const sp_dsn_t *dsn, sp_arena_t *arena, sp_dsn_t *ret_copy);
 // "postgresql://user@host:port/database", for people and logs.
 const char *sp_dsn_redact(const sp_dsn_t *dsn, sp_arena_t *arena);
 // URI with everything, for sealing.

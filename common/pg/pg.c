@@ -173,23 +173,6 @@ int sp_pg_collect(sp_pg_t *self, int64_t deadline, PGresult **ret_result, sp_err
 
 // ---- opening
 
-static bool copy_dsn(sp_dsn_t *into, const sp_dsn_t *from, sp_arena_t *arena)
-{
-    const char *const *in[] = {&from->host,     &from->database, &from->user,
-                               &from->password, &from->sslmode,  &from->sslrootcert,
-                               &from->sslcert,  &from->sslkey,   &from->application_name};
-    const char **out[] = {&into->host,     &into->database, &into->user,
-                          &into->password, &into->sslmode,  &into->sslrootcert,
-                          &into->sslcert,  &into->sslkey,   &into->application_name};
-    into->port = from->port;
-    for (size_t i = 0; i < sizeof in / sizeof in[0]; i++) {
-        *out[i] = *in[i] != NULL ? sp_arena_strz(arena, *in[i]) : NULL;
-        if (*in[i] != NULL && *out[i] == NULL)
-            return false;
-    }
-    return true;
-}
-
 static int connect_now(sp_pg_t *self, const sp_conninfo_t *info, int timeout_ms, sp_error_t *err)
 {
     int64_t deadline = sp_clock_mono_ms() + timeout_ms;
@@ -214,13 +197,6 @@ static int connect_now(sp_pg_t *self, const sp_conninfo_t *info, int timeout_ms,
     return 0;
 }
 
-// Notices are for psql users; stderr is our log.
-static void drop_notice(void *arg, const PGresult *result)
-{
-    (void)arg;
-    (void)result;
-}
-
 int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *options,
                sp_error_t *err)
 {
@@ -233,7 +209,7 @@ int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *o
     sp_conninfo_t info = {0};
     sp_pg_t *self = calloc(1, sizeof *self);
     if (self == NULL || (self->arena = sp_arena_new(0)) == NULL ||
-        !copy_dsn(&self->dsn, dsn, self->arena)) {
+        !sp_dsn_copy(dsn, self->arena, &self->dsn)) {
         sp_pg_close(&self);
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a connection");
     }
@@ -250,7 +226,7 @@ int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *o
                          o->connect_timeout_ms > 0 ? o->connect_timeout_ms : CONNECT_MS, err);
     sp_conninfo_free(&info);
     if (rc == 0) {
-        PQsetNoticeReceiver(self->conn, drop_notice, NULL);
+        PQsetNoticeReceiver(self->conn, sp_conninfo_drop_notice, NULL);
         if (o->replica_role)
             rc = sp_pg_exec(self, "SET session_replication_role = replica", err);
     }

@@ -2,9 +2,6 @@
 
 #include <string.h>
 
-// Microseconds from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
-#define PG_EPOCH_US INT64_C(946684800000000)
-
 // A cursor over the message: after the first short read everything is zero and `short_read` is set, so that parsers check once.
 typedef struct reader {
     const unsigned char *at;  // next byte
@@ -143,7 +140,7 @@ static void read_transaction(reader_t *r, char type, sp_pgo_message_t *m)
     m->final_lsn = read_uint(r, 8);
     if (type == 'C')
         m->end_lsn = read_uint(r, 8);
-    m->commit_us = (int64_t)(read_uint(r, 8) + (uint64_t)PG_EPOCH_US);
+    m->commit_us = (int64_t)(read_uint(r, 8) + (uint64_t)SP_PG_EPOCH_US);
     if (type == 'B')
         m->xid = (uint32_t)read_uint(r, 4);
 }

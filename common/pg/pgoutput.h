@@ -6,6 +6,9 @@
 #include "common/base/error.h"
 #include "common/pg/lsn.h"
 
+// Microseconds from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
+#define SP_PG_EPOCH_US INT64_C(946684800000000)
+
 typedef enum {
     SP_PGO_BEGIN,
     SP_PGO_COMMIT,

@@ -228,12 +228,6 @@ static void flush(sp_pipe_t *self)
 
 // ---- connecting
 
-static void drop_notice(void *arg, const PGresult *result)
-{
-    (void)arg;
-    (void)result;
-}
-
 static void start_connect(sp_pipe_t *self)
 {
     char timeout[48];
@@ -264,7 +258,7 @@ static void go_on_connecting(sp_pipe_t *self)
             go_down(self, "the connection cannot be pipelined");
             return;
         }
-        PQsetNoticeReceiver(self->conn, drop_notice, NULL);
+        PQsetNoticeReceiver(self->conn, sp_conninfo_drop_notice, NULL);
         self->state = UP;
         self->attempt = 0;
         self->connects++;
@@ -278,10 +272,8 @@ int sp_pipe_new(sp_pipe_t **ret_self, const sp_dsn_t *dsn, const sp_pipe_options
                 sp_error_t *err)
 {
     sp_pipe_t *self = calloc(1, sizeof *self);
-    const char *uri = NULL;
     if (self != NULL && (self->arena = sp_arena_new(0)) != NULL &&
-        (uri = sp_dsn_uri(dsn, self->arena)) != NULL &&
-        sp_dsn_parse(sp_str(uri), self->arena, &self->dsn, err) == 0) {
+        sp_dsn_copy(dsn, self->arena, &self->dsn)) {
         self->options = *options;
         self->options.application_name = options->application_name != NULL
                                              ? sp_arena_strz(self->arena, options->application_name)

@@ -38,7 +38,6 @@ typedef void(sp_pipe_result_fn)(void *arg, size_t index, const PGresult *result)
 //   unavailable        the connection is lost or cannot be made, and nothing was committed: try again
 //   outcome_unknown    lost, or too late, after Sync was sent and before the answer
 //   deadline_exceeded  too late, and nothing was changed
-//   cancelled          sp_pipe_destroy() before it was sent
 typedef void(sp_pipe_done_fn)(void *arg, const sp_error_t *err, size_t statement);
 
 typedef struct sp_pipe_request {
@@ -54,7 +53,7 @@ typedef struct sp_pipe_request {
 // Copies dsn; connects at the first tick. SP_E_OUT_OF_MEMORY.
 int sp_pipe_new(sp_pipe_t **ret_self, const sp_dsn_t *dsn, const sp_pipe_options_t *options,
                 sp_error_t *err);
-// Ends all requests (cancelled, or outcome_unknown), closes. NULL is fine. Not from inside a callback.
+// Ends all requests as a lost connection does, closes. NULL is fine. Not from inside a callback.
 void sp_pipe_destroy(sp_pipe_t **self_p);
 
 int sp_pipe_fd(const sp_pipe_t *self); // -1: nothing to poll now. May change with every call

@@ -7,16 +7,13 @@
 
 #include "common/base/clock.h"
 #include "common/pg/internal.h"
-
-// Microseconds from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
-#define PG_EPOCH_US INT64_C(946684800000000)
+#include "common/pg/pgoutput.h"
 
 static int no_memory(sp_error_t *err)
 {
     return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a replication command");
 }
 
-// Runs a formatted replication command whose first name is the slot, quoted.
 static const char *quoted_slot(sp_arena_t *arena, const char *slot)
 {
     return arena != NULL ? sp_pg_ident(arena, sp_str(slot)) : NULL;
@@ -140,13 +137,13 @@ static int parse_copy_data(const char *data, size_t len, sp_repl_message_t *ret_
         m.kind = SP_REPL_DATA;
         m.wal_start = get_uint64(data + 1);
         m.wal_end = get_uint64(data + 9);
-        m.server_us = (int64_t)(get_uint64(data + 17) + (uint64_t)PG_EPOCH_US);
+        m.server_us = (int64_t)(get_uint64(data + 17) + (uint64_t)SP_PG_EPOCH_US);
         m.data = data + 25;
         m.len = len - 25;
     } else if (data[0] == 'k' && len == 18) {
         m.kind = SP_REPL_KEEPALIVE;
         m.wal_end = get_uint64(data + 1);
-        m.server_us = (int64_t)(get_uint64(data + 9) + (uint64_t)PG_EPOCH_US);
+        m.server_us = (int64_t)(get_uint64(data + 9) + (uint64_t)SP_PG_EPOCH_US);
         m.reply_requested = data[17] != 0;
     } else {
         return sp_error_set(err, SP_E_MALFORMED, "replication stream: message 0x%02x of %zu bytes",
@@ -189,7 +186,7 @@ int sp_repl_feedback(sp_pg_t *self, sp_lsn_t received, sp_lsn_t flushed, bool as
     put_uint64(update + 1, received);
     put_uint64(update + 9, flushed);
     put_uint64(update + 17, flushed);
-    put_uint64(update + 25, (uint64_t)(sp_clock_wall_us() - PG_EPOCH_US));
+    put_uint64(update + 25, (uint64_t)(sp_clock_wall_us() - SP_PG_EPOCH_US));
     update[33] = ask_reply;
     if (self->broken || PQputCopyData(self->conn, update, sizeof update) != 1)
         return sp_pg_lost(self, err);
