@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/str.h"
+
 // Cuts an incomplete UTF-8 sequence off the end of a text that was shortened.
 static void cut_at_border(char *text)
 {
@@ -21,18 +23,25 @@ static void cut_at_border(char *text)
         text[len - 1 - back] = '\0';
 }
 
+// What cannot be sent on as UTF-8 would take the whole error with it.
+static void put(char *out, size_t size, const char *text, bool cut)
+{
+    size_t len = strlen(text);
+    if (len >= size) {
+        len = size - 1;
+        cut = true;
+    }
+    memcpy(out, text, len);
+    out[len] = '\0';
+    if (cut)
+        cut_at_border(out);
+    sp_str_make_utf8(out);
+}
+
 // The arguments may point into err, so the text is made aside.
 static void put_text(sp_error_t *err, const char *text, bool cut)
 {
-    size_t len = strlen(text);
-    if (len >= sizeof err->text) {
-        len = sizeof err->text - 1;
-        cut = true;
-    }
-    memcpy(err->text, text, len);
-    err->text[len] = '\0';
-    if (cut)
-        cut_at_border(err->text);
+    put(err->text, sizeof err->text, text, cut);
 }
 
 int(sp_error_set)(sp_error_t *err, int code, const char *fmt, ...)
@@ -52,6 +61,12 @@ int(sp_error_set)(sp_error_t *err, int code, const char *fmt, ...)
     err->detail[0] = '\0';
     put_text(err, text, n >= (int)sizeof text);
     return code;
+}
+
+void sp_error_set_detail(sp_error_t *err, const char *detail)
+{
+    if (err)
+        put(err->detail, sizeof err->detail, detail ? detail : "", false);
 }
 
 int sp_error_prefix(sp_error_t *err, const char *fmt, ...)

@@ -15,12 +15,15 @@ typedef struct sp_error {
     char detail[512]; // PostgreSQL's DETAIL (e.g. the JSON of SHP01) or "", already redacted
 } sp_error_t;
 
-// Fills err (may be NULL) and returns code, so that `return sp_error_set(...)` reads well. Long texts are cut at a UTF-8 border.
+// Fills err (may be NULL) and returns code, so that `return sp_error_set(...)` reads well. Long texts are cut at a UTF-8 border,
+// and what is not UTF-8 (a library's words, or a %.99s that cut a character) becomes ?.
 int sp_error_set(sp_error_t *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 #ifdef __clang_analyzer__ // it cannot see into the other file: whoever sets an error returns that error, never 0
 #define sp_error_set(err, code, ...) ((sp_error_set)((err), (code), __VA_ARGS__), (code))
 #endif
+// PostgreSQL's DETAIL beside the text; NULL is "". Cut like a text.
+void sp_error_set_detail(sp_error_t *err, const char *detail);
 // Puts "context: " before the text that is there; returns err's code.
 int sp_error_prefix(sp_error_t *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void sp_error_clear(sp_error_t *err);

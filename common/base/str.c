@@ -77,6 +77,19 @@ bool sp_str_valid_utf8(sp_str_t s)
     return true;
 }
 
+void sp_str_make_utf8(char *text)
+{
+    for (size_t left = strlen(text); left > 0;) {
+        size_t n = utf8_step((const unsigned char *)text, left);
+        if (n == 0) {
+            *text = '?';
+            n = 1;
+        }
+        text += n;
+        left -= n;
+    }
+}
+
 int sp_str_to_int64(sp_str_t s, int64_t *ret_value)
 {
     size_t i = 0;

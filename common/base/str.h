@@ -21,6 +21,8 @@ bool sp_str_eqz(sp_str_t a, const char *z);
 int sp_str_cmp(sp_str_t a, sp_str_t b); // byte order
 bool sp_str_starts(sp_str_t s, const char *prefix);
 bool sp_str_valid_utf8(sp_str_t s); // strict UTF-8 without NUL, surrogates and overlong forms
+// In place: each byte that is part of no valid sequence becomes ?.
+void sp_str_make_utf8(char *text);
 // Whole string as a decimal int64: 0 or SP_E_INVALID_ARGUMENT. No sign but '-', no spaces.
 int sp_str_to_int64(sp_str_t s, int64_t *ret_value);
 // Value of a hex digit of either case, or -1.

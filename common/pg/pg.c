@@ -382,7 +382,7 @@ int sp_pg_result_error(const PGresult *result, sp_error_t *err)
                  hint != NULL ? " Hint: " : "", hint != NULL ? hint : "");
     if (err != NULL) {
         snprintf(err->sqlstate, sizeof err->sqlstate, "%s", state);
-        snprintf(err->detail, sizeof err->detail, "%s", detail != NULL ? detail : "");
+        sp_error_set_detail(err, detail);
         err->retryable = state_retryable(state);
     }
     return SP_E_SQL_ERROR;

@@ -138,9 +138,7 @@ static void take_error(sp_pipe_t *self, flight_t *f, const PGresult *result)
         if ((f->prepared[f->at] & MADE) == 0)
             sp_error_set(&f->err, SP_E_UNAVAILABLE, "the prepared statement must be made again");
     } else if (fatal) { // the session is ending; what it was doing is rolled back
-        char words[300];
-        snprintf(words, sizeof words, "%.299s", f->err.text);
-        sp_error_set(&f->err, SP_E_UNAVAILABLE, "the shard ended the session: %s", words);
+        sp_error_set(&f->err, SP_E_UNAVAILABLE, "the shard ended the session: %s", f->err.text);
     } else if (strcmp(sqlstate, "57014") == 0 &&
                sp_clock_mono_ms() + 50 >= f->request.deadline_mono_ms) {
         sp_error_set(&f->err, SP_E_DEADLINE_EXCEEDED,
@@ -204,11 +202,8 @@ static void read_results(sp_pipe_t *self)
         PGresult *result = PQgetResult(self->conn);
         bool good = take_result(self, result);
         PQclear(result);
-        if (!good) {
-            char words[300];
-            snprintf(words, sizeof words, "%.299s", PQerrorMessage(self->conn));
-            go_down(self, words);
-        }
+        if (!good)
+            go_down(self, PQerrorMessage(self->conn));
     }
     if (self->state == UP && self->head == NULL && PQstatus(self->conn) != CONNECTION_OK)
         go_down(self, PQerrorMessage(self->conn));

@@ -117,6 +117,20 @@ static void errors_are_told(void **state)
     assert_int_equal(sp_pg_exec(pg, "SELECT 1", &err), SP_E_PG_CONNECTION);
     sp_pg_close(&pg);
     sp_pg_close(&killer);
+    // Long words are cut, but no character in two: whoever gets them on the bus would get nothing.
+    pg = fixture_open("shop_app", NULL);
+    for (int odd = 0; odd < 2; odd++) {
+        assert_int_equal(sp_pg_execf(pg, &err,
+                                     "DO $$ BEGIN RAISE EXCEPTION USING MESSAGE = '%s' || "
+                                     "repeat('\303\251', 800), DETAIL = '%s' || "
+                                     "repeat('\303\251', 800), HINT = '%s' || repeat('\303\251', "
+                                     "800); END $$",
+                                     odd ? "x" : "", odd ? "x" : "", odd ? "x" : ""),
+                         SP_E_SQL_ERROR);
+        assert_true(sp_str_valid_utf8(sp_str(err.text)) && strlen(err.text) > 600);
+        assert_true(sp_str_valid_utf8(sp_str(err.detail)) && strlen(err.detail) > 500);
+    }
+    sp_pg_close(&pg);
     sp_dsn_t nobody = fixture_dsn("nobody");
     nobody.password = "CANARY";
     assert_int_equal(sp_pg_open(&pg, &nobody, NULL, &err), SP_E_PG_CONNECTION);

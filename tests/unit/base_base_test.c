@@ -60,7 +60,14 @@ static void long_errors_are_cut_at_a_border(void **state)
         sp_error_prefix(&err, "y");
         assert_true(sp_str_valid_utf8(sp_str(err.text)));
         assert_int_equal(strncmp(err.text, "y: ", 3), 0);
+        sp_error_set_detail(&err, text);
+        assert_true(sp_str_valid_utf8(sp_str(err.detail)) && strlen(err.detail) > 500);
     }
+    sp_error_t err;
+    sp_error_set(&err, SP_E_IO, "%.2s, %s", "x\303\251", "\344\266 \303\251");
+    assert_string_equal(err.text, "x?, ?? \303\251");
+    sp_error_set_detail(&err, NULL);
+    assert_string_equal(err.detail, "");
 }
 
 static void strings(void **state)
