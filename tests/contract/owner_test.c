@@ -175,6 +175,33 @@ static void install_twice(void **state)
     assert_int_equal(sp_owner_install(ddl, &no_role, (sp_epoch_t){1, 101}, &err), SP_E_NOT_FOUND);
 }
 
+// The role's name goes into statements and bodies.
+static void hostile_apply_role(void **state)
+{
+    (void)state;
+    sp_error_t err = {0};
+    sp_arcs_t mine = half();
+    sp_owner_shard_t odd = shard;
+    odd.apply_role = "it's \"the\\role\";\n%s SELECT 1;";
+    const char *role = sp_pg_ident(arena, sp_str(odd.apply_role));
+    sp_pg_t *super = fixture_open("postgres", NULL);
+    done(sp_pg_execf(super, &err, "CREATE ROLE %s LOGIN; GRANT pg_write_all_data TO %s", role,
+                     role),
+         &err);
+    int rc = sp_owner_install(ddl, &odd, epoch, &err);
+    if (rc == 0)
+        rc = sp_guard_set(ddl, &odd, &customers, OWNS(&mine), &err);
+    sp_pg_t *pg = fixture_open(odd.apply_role, NULL);
+    const char *insert = sqlf("INSERT INTO public.customers VALUES (%d, 'x')", key_in(false, 1));
+    if (rc == 0)
+        rc = sp_pg_exec(pg, insert, &err);
+    sp_pg_close(&pg);
+    sp_pg_exec(super, sqlf("DROP OWNED BY %s; DROP ROLE %s", role, role), NULL);
+    sp_pg_close(&super);
+    done(rc, &err);
+    refused(app, insert, "not_owner");
+}
+
 static void epochs(void **state)
 {
     (void)state;
@@ -1042,6 +1069,7 @@ int main(void)
 {
     all = sp_arcs_all();
     const struct CMUnitTest tests[] = {T(install_twice),
+                                       T(hostile_apply_role),
                                        T(epochs),
                                        T(application_cannot_write_control),
                                        T(installed_closed),

@@ -113,6 +113,6 @@ END $body$;
 GRANT EXECUTE ON FUNCTION shardplane.assert_owner(text, text) TO PUBLIC;
 
 -- name: owner_grant_apply
--- %1$s: the apply role, quoted.
+-- The placeholder is the apply role, quoted.
 GRANT SELECT, UPDATE ON shardplane.control TO %1$s;
 GRANT SELECT, INSERT, UPDATE, DELETE ON shardplane.opened, shardplane.copy_progress, shardplane.lane, shardplane.requests TO %1$s;
