@@ -237,15 +237,18 @@ int sp_ownership_write(sp_pg_t *pg, const char *keyspace, const sp_ownership_t *
                             ownership->nonce != NULL ? ownership->nonce : ""};
     rc = params[2] == NULL
              ? no_memory(err)
-             : sp_pg_query(
-                   pg,
-                   "INSERT INTO shardplane.ownership AS o (keyspace, ring_version, bounds, state, "
-                   "job_id, attempt, nonce)"
-                   " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (keyspace) DO UPDATE SET"
-                   " ring_version = excluded.ring_version, bounds = excluded.bounds, state = "
-                   "excluded.state,"
-                   " job_id = excluded.job_id, attempt = excluded.attempt, nonce = excluded.nonce",
-                   7, params, &result, err);
+             // Behind those who share the row in assert_owner, and before those who come to.
+             : sp_pg_exec(pg, "LOCK TABLE shardplane.ownership IN EXCLUSIVE MODE", err);
+    if (rc == 0)
+        rc = sp_pg_query(
+            pg,
+            "INSERT INTO shardplane.ownership AS o (keyspace, ring_version, bounds, state, "
+            "job_id, attempt, nonce)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (keyspace) DO UPDATE SET"
+            " ring_version = excluded.ring_version, bounds = excluded.bounds, state = "
+            "excluded.state,"
+            " job_id = excluded.job_id, attempt = excluded.attempt, nonce = excluded.nonce",
+            7, params, &result, err);
     if (rc == 0)
         PQclear(result);
     sp_buf_free(&bounds);

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <pthread.h>
 
 #include "common/owner/fingerprint.h"
 #include "common/owner/owner.h"
@@ -81,7 +82,12 @@ static void set_both(const sp_guard_t *guard)
 static void write_ownership(const sp_ownership_t *o)
 {
     sp_error_t err = {0};
+    bool own = PQtransactionStatus(sp_pg_conn(ddl)) == PQTRANS_IDLE;
+    if (own)
+        ok(ddl, "BEGIN");
     done(sp_ownership_write(ddl, "shop", o, &err), &err);
+    if (own)
+        ok(ddl, "COMMIT");
 }
 
 // The half of the space that key 1 is in; a key of the other half is `foreign`.
@@ -581,6 +587,39 @@ static void assert_owner_waits_for_no_seal(void **state)
     ok(other, look);
     ok(other, "COMMIT");
     ok(app, "COMMIT");
+    sp_pg_close(&other);
+}
+
+static void *write_seal(void *arg)
+{
+    write_ownership(arg);
+    return NULL;
+}
+
+// Those who look share the row: without an end of it, a seal would wait for ever.
+static void a_seal_waits_for_no_newcomer(void **state)
+{
+    (void)state;
+    sp_arcs_t mine = half();
+    sp_ownership_t seal = {.ring_version = 4,
+                           .arcs = SP_ARCS_NONE,
+                           .state = SP_OWNERSHIP_SEALED,
+                           .job_id = "j",
+                           .attempt = 1,
+                           .nonce = "n"};
+    const char *look = sqlf("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT "
+                            "shardplane.assert_owner('shop', '%d')",
+                            key_in(true, 1));
+    sp_pg_t *other = fixture_open("shop_app", NULL);
+    pthread_t thread;
+    write_ownership(&(sp_ownership_t){.ring_version = 3, .arcs = mine});
+    ok(app, look);
+    pthread_create(&thread, NULL, write_seal, &seal);
+    while (value(owner, "SELECT count(*) FROM pg_locks WHERE NOT granted") == 0)
+        usleep(5000);
+    refused(other, look, "in_transition");
+    ok(app, "COMMIT");
+    pthread_join(thread, NULL);
     sp_pg_close(&other);
 }
 
@@ -1086,6 +1125,7 @@ int main(void)
                                        T(writer_waits_for_seal),
                                        T(assert_owner),
                                        T(assert_owner_waits_for_no_seal),
+                                       T(a_seal_waits_for_no_newcomer),
                                        T(ownership_round_trip),
                                        T(digests),
                                        T(altered_triggers_are_mended),

@@ -83,8 +83,10 @@ BEGIN
         SELECT o.ring_version, o.state, o.bounds, o.nonce INTO r
           FROM shardplane.ownership o WHERE o.keyspace = assert_owner.keyspace;
     ELSE
-        -- Who changes the row may be a seal, which waits for tables that this transaction has written: never wait for it in turn.
+        -- Who changes the row may be a seal, which waits for tables that this transaction has written: never wait for it in turn. And
+        -- whoever waits for the table comes first: sharers of a row alone let each other pass for ever.
         BEGIN
+            LOCK TABLE shardplane.ownership IN ROW SHARE MODE NOWAIT;
             SELECT o.ring_version, o.state, o.bounds, o.nonce INTO r
               FROM shardplane.ownership o WHERE o.keyspace = assert_owner.keyspace FOR SHARE NOWAIT;
         EXCEPTION WHEN lock_not_available THEN
