@@ -57,8 +57,8 @@ static int look(guards_t *self, const sp_catalog_t *catalog, const sp_msg_catalo
     sp_arena_reset(self->arena);
     int rc = guard_check_shard(catalog, shard, self->options.seal, is_stopped, self->end,
                                self->arena, ret_check, &err);
-    // A database that does not answer is the prober's news.
-    if (rc && rc != SP_E_CANCELLED && rc != SP_E_PG_CONNECTION)
+    // Whether the database answers is the prober's news, but it asks as another role.
+    if (rc && rc != SP_E_CANCELLED)
         sp_log(SP_LOG_WARN, "HEALTH-GUARDS-UNKNOWN", "shard",
                sp_log_fmt(SP_STR_FMT, SP_STR_ARG(shard->id)), "error", err.text, NULL);
     return rc;

@@ -104,6 +104,22 @@ def test_a_guard_that_was_lifted_shows(watched, how, back):
     watched.wait_healthy()
 
 
+def test_guards_that_cannot_be_looked_at_are_told(watched):
+    """The prober connects as the application: it does not notice that the admin role is locked out."""
+    watched.wait_healthy()
+
+    def told():
+        with open(watched.stack.paths.join("log", "health-1.log"), encoding="utf-8") as f:
+            return [line for line in f if "HEALTH-GUARDS-UNKNOWN" in line and "not permitted to log in" in line]
+
+    watched.sql("ALTER ROLE shardplane_ddl NOLOGIN")
+    try:
+        watched.stack.wait_for("a word about the guards", told, 20 * SLOW)
+    finally:
+        watched.sql("ALTER ROLE shardplane_ddl LOGIN")
+    watched.wait_healthy()
+
+
 def test_a_late_replica_shows_its_lag(watched):
     watched.wait_healthy()
     watched.sql("SELECT pg_wal_replay_pause()", "replica")
