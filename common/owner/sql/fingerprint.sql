@@ -2,7 +2,7 @@
 -- $1 schema, $2 table. One row with the hash and the oid, none when the table does not exist. Left out: replica identity, statistics, storage
 -- parameters, Shardplane's triggers (~shardplane_*) and temporary indexes (shp_*), all of which a job changes by itself.
 WITH t AS (
-    SELECT c.oid, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relowner, c.relpartbound
+    SELECT c.oid, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relpartbound
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
 ), parts AS (
