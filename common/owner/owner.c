@@ -82,23 +82,23 @@ static int set_control(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t ep
     return rc;
 }
 
-static int grant_apply(sp_pg_t *pg, const char *apply_role, sp_error_t *err)
+static int grant_to(sp_pg_t *pg, const char *role, const char *what, const char *sql,
+                    sp_error_t *err)
 {
     bool none = false;
     char found[8];
-    const char *params[] = {apply_role};
+    const char *params[] = {role};
     int rc = sp_pg_value(pg, "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1", 1, params,
                          found, sizeof found, &none, err);
     if (rc != 0)
         return rc;
     if (none)
-        return sp_error_set(err, SP_E_NOT_FOUND, "there is no role %s to apply changes with",
-                            apply_role);
+        return sp_error_set(err, SP_E_NOT_FOUND, "there is no role %s %s", role, what);
     sp_arena_t *arena = sp_arena_new(0);
-    const char *role = arena != NULL ? sp_pg_ident(arena, sp_str(apply_role)) : NULL;
+    const char *quoted = arena != NULL ? sp_pg_ident(arena, sp_str(role)) : NULL;
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral" // an embedded file, made at build time
-    rc = role == NULL ? no_memory(err) : sp_pg_execf(pg, err, SP_SQL_OWNER_GRANT_APPLY, role);
+    rc = quoted == NULL ? no_memory(err) : sp_pg_execf(pg, err, sql, quoted);
 #pragma GCC diagnostic pop
     sp_arena_destroy(&arena);
     return rc;
@@ -131,7 +131,10 @@ static int install(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t epoch,
     if (rc == 0)
         rc = set_control(pg, shard, epoch, err);
     if (rc == 0)
-        rc = grant_apply(pg, shard->apply_role, err);
+        rc =
+            grant_to(pg, shard->apply_role, "to apply changes with", SP_SQL_OWNER_GRANT_APPLY, err);
+    if (rc == 0 && shard->app_role != NULL)
+        rc = grant_to(pg, shard->app_role, "that routers connect as", SP_SQL_OWNER_GRANT_APP, err);
     return rc == 0 ? sp_pg_exec(pg, "COMMIT", err) : rc;
 }
 

@@ -17,6 +17,7 @@ typedef struct sp_owner_shard {
     const char
         *cluster_id; // catalog_generation.cluster_id: a database of another cluster is refused
     const char *apply_role; // exempt from guards
+    const char *app_role;   // what routers connect as; NULL where only guards are meant
 } sp_owner_shard_t;
 
 typedef struct sp_owner_table {
@@ -28,7 +29,7 @@ typedef struct sp_owner_table {
 // shardplane.requests: callers add it to the tables that they guard, publish and copy.
 extern const sp_owner_table_t sp_owner_requests_table;
 
-// Creates or upgrades schema shardplane (tables, assert_owner, grants for the apply role and PUBLIC where needed) in one transaction.
+// Creates or upgrades schema shardplane (tables, assert_owner, grants for the apply role, the routers' and PUBLIC where needed) in one transaction.
 // A shardplane.requests that it makes is closed. already_exists when control names another shard or cluster.
 int sp_owner_install(sp_pg_t *pg, const sp_owner_shard_t *shard, sp_epoch_t epoch, sp_error_t *err);
 // Drops guards, then the schema. For unregistering.

@@ -180,7 +180,10 @@ sp_owner_shard_t env_owner(const env_t *self, const sp_msg_catalog_shard_t *shar
                               .keyspace = sp_arena_cstr(arena, shard->keyspace),
                               .cluster_id =
                                   sp_arena_cstr(arena, self->catalog->generation.cluster_id),
-                              .apply_role = sp_arena_cstr(arena, shard->apply_role)};
+                              .apply_role = sp_arena_cstr(arena, shard->apply_role),
+                              .app_role = shard->primary_info
+                                              ? sp_arena_cstr(arena, shard->primary_info->user)
+                                              : NULL};
 }
 
 static int begin_holding(env_t *self, sp_pg_t *pg, sp_error_t *err)

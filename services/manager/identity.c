@@ -202,6 +202,7 @@ int identity_check(env_t *env, const sp_msg_shard_create_t *request, sp_arena_t 
     if (!r.primary_info)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "shard");
     *r.primary_info = endpoint_info(&primary);
+    r.primary_info->user = sp_str(sp_arena_strz(arena, app.user)); // a pooler may log in as another
     r.vnode_count = request->vnode_count;
     r.has_vnode_count = true;
     r.created_ms = sp_clock_wall_ms();

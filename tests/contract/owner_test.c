@@ -11,8 +11,9 @@
 #include "common/ring/hash.h"
 #include "tests/contract/postgres_fixture.h"
 
-static const sp_owner_shard_t shard = {"s1", "shop", "cluster1", "shardplane_apply"};
-static const sp_owner_shard_t other_shard = {"s2", "shop", "cluster1", "shardplane_apply"};
+static const sp_owner_shard_t shard = {"s1", "shop", "cluster1", "shardplane_apply", "shop_app"};
+static const sp_owner_shard_t other_shard = {"s2", "shop", "cluster1", "shardplane_apply",
+                                             "shop_app"};
 static const sp_epoch_t epoch = {1, 100};
 static const sp_owner_table_t customers = {{"public", 6}, {"customers", 9}, {"id", 2}};
 static const sp_owner_table_t orders = {{"public", 6}, {"orders", 6}, {"customer_id", 11}};
@@ -179,6 +180,9 @@ static void install_twice(void **state)
     sp_owner_shard_t no_role = shard;
     no_role.apply_role = "nobody_there";
     assert_int_equal(sp_owner_install(ddl, &no_role, (sp_epoch_t){1, 101}, &err), SP_E_NOT_FOUND);
+    no_role = shard;
+    no_role.app_role = "nobody_there";
+    assert_int_equal(sp_owner_install(ddl, &no_role, (sp_epoch_t){1, 101}, &err), SP_E_NOT_FOUND);
 }
 
 // The role's name goes into statements and bodies.
@@ -244,6 +248,26 @@ static void application_cannot_write_control(void **state)
           "void LANGUAGE sql AS ''",
           "42501");
     assert_true(value(app, "SELECT count(*) FROM shardplane.ownership") == 1);
+    set_guard(&sp_owner_requests_table, OWNS(&all));
+    ok(app, "INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('1', 'r', 'h')");
+}
+
+// A stored reply holds rows of tables that its reader may have no right to, and a request without it runs twice.
+static void replies_are_the_routers(void **state)
+{
+    (void)state;
+    sp_error_t err = {0};
+    sp_pg_t *super = fixture_open("postgres", NULL);
+    ok(super, "CREATE ROLE stranger LOGIN");
+    ok(ddl, "GRANT ALL ON shardplane.requests TO PUBLIC"); // as it once was
+    done(sp_owner_install(ddl, &shard, epoch, &err), &err);
+    sp_pg_t *stranger = fixture_open("stranger", NULL);
+    fails(stranger, "SELECT reply FROM shardplane.requests", "42501");
+    fails(stranger, "DELETE FROM shardplane.requests", "42501");
+    refused(stranger, "SELECT shardplane.assert_owner('shop', '1')", "not_owner");
+    sp_pg_close(&stranger);
+    ok(super, "DROP ROLE stranger");
+    sp_pg_close(&super);
     set_guard(&sp_owner_requests_table, OWNS(&all));
     ok(app, "INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('1', 'r', 'h')");
 }
@@ -1111,6 +1135,7 @@ int main(void)
                                        T(hostile_apply_role),
                                        T(epochs),
                                        T(application_cannot_write_control),
+                                       T(replies_are_the_routers),
                                        T(installed_closed),
                                        T(everything_owned),
                                        T(half_owned),

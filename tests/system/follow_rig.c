@@ -108,9 +108,13 @@ static void read_shard(sp_arena_t *arena, const json_t *json, task_shard_t *shar
     const char *id = json_string_value(json_object_get(json, "id"));
     shard->shard_id = sp_arena_strz(arena, id);
     shard->owner =
-        (sp_owner_shard_t){shard->shard_id, "default", "rig",
-                           sp_arena_strz(arena,
-                                         json_string_value(json_object_get(json, "apply_role")))};
+        (sp_owner_shard_t){.shard_id = shard->shard_id,
+                           .keyspace = "default",
+                           .cluster_id = "rig",
+                           .apply_role =
+                               sp_arena_strz(arena, json_string_value(
+                                                        json_object_get(json, "apply_role"))),
+                           .app_role = "shop_app"};
     if (sp_dsn_parse(sp_str(
                          sp_arena_strz(arena, json_string_value(json_object_get(json, "apply")))),
                      arena, &shard->apply, &err) ||

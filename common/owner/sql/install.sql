@@ -65,7 +65,6 @@ CREATE TABLE IF NOT EXISTS shardplane.requests (
 );
 
 GRANT SELECT ON shardplane.ownership, shardplane.opened TO PUBLIC;
-GRANT SELECT, INSERT, UPDATE, DELETE ON shardplane.requests TO PUBLIC;
 
 -- name: owner_assert
 -- Raises SHP01 unless this shard owns the key (its canonical text) now. Call it last in a transaction. READ COMMITTED reads the row with a fresh
@@ -113,6 +112,11 @@ BEGIN
                         to_json(assert_owner.keyspace));
 END $body$;
 GRANT EXECUTE ON FUNCTION shardplane.assert_owner(text, text) TO PUBLIC;
+
+-- name: owner_grant_app
+-- Replies hold rows of the application's tables: they are for the role that routers connect as, and for nobody else.
+REVOKE ALL ON shardplane.requests FROM PUBLIC;
+GRANT SELECT, INSERT, UPDATE, DELETE ON shardplane.requests TO %1$s;
 
 -- name: owner_grant_apply
 -- The placeholder is the apply role, quoted.
