@@ -18,7 +18,7 @@ enum {
     CACHED_SQL_MAX = 16384, // longer texts are parsed each time
     BACKOFF_BASE_MS = 50,
     BACKOFF_CAP_MS = 2000,
-    STUCK_MS = 5000, // a given-up request that is still not answered this late ends the connection
+    STUCK_MS = 5000, // what is still not answered this long after it was due ends the connection
 };
 
 typedef enum { DOWN, CONNECTING, UP } state_t;
@@ -27,6 +27,7 @@ typedef enum { DOWN, CONNECTING, UP } state_t;
 typedef struct flight {
     struct flight *next;       // sent after this one
     sp_pipe_request_t request; // done NULL: given up, or our own
+    int64_t due;               // its deadline; our own: when it became the head
     sp_error_t err;            // first error of the group
     size_t failed;             // statement of err
     size_t at;                 // statement whose answer is expected; n: Sync
@@ -109,6 +110,8 @@ static void go_down(sp_pipe_t *self, const char *why)
 static void arm_head(sp_pipe_t *self)
 {
     flight_t *f = self->head;
+    if (f != NULL && f->due == 0)
+        f->due = sp_clock_mono_ms();
     if (f == NULL || self->armed || f->parsing || f->at >= f->request.n)
         return;
     self->armed = true;
@@ -333,7 +336,7 @@ void sp_pipe_ready(sp_pipe_t *self)
 // Requests that are late: told so now; their answers are dropped when they come.
 static void check_deadlines(sp_pipe_t *self, int64_t now)
 {
-    if (self->head != NULL && now > self->head->request.deadline_mono_ms + STUCK_MS) {
+    if (self->head != NULL && now > self->head->due + STUCK_MS) {
         go_down(self, "a request was not answered for too long");
         return;
     }
@@ -399,6 +402,7 @@ static flight_t *flight_new(const sp_pipe_request_t *request)
     f->request = *request;
     if (f->request.deadline_mono_ms > INT64_MAX / 2)
         f->request.deadline_mono_ms = INT64_MAX / 2;
+    f->due = f->request.deadline_mono_ms;
     return f;
 }
 
@@ -452,9 +456,7 @@ static int send_group(sp_pipe_t *self, const sp_pipe_request_t *request)
 static int empty_cache(sp_pipe_t *self)
 {
     static const sp_pipe_statement_t deallocate = {.sql = "DEALLOCATE ALL"};
-    sp_pipe_request_t request = {.statements = &deallocate,
-                                 .n = 1,
-                                 .deadline_mono_ms = INT64_MAX / 2};
+    sp_pipe_request_t request = {.statements = &deallocate, .n = 1};
     flight_t *f = flight_new(&request);
     if (f == NULL ||
         PQsendQueryParams(self->conn, deallocate.sql, 0, NULL, NULL, NULL, NULL, 0) != 1 ||

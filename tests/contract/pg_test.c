@@ -422,6 +422,41 @@ static void cache_is_bounded(void **state)
     sp_pipe_destroy(&pipe);
 }
 
+// A backend that stops while the cache is being emptied: nobody asked for that, and yet it must not hold the connection for ever.
+static void frozen_while_the_cache_is_emptied(void **state)
+{
+    (void)state;
+    sp_pipe_t *pipe = pipe_open("shop_app", 2);
+    answer_t a;
+    static const sp_pipe_statement_t pid[] = {S("SELECT pg_backend_pid()"), S("SELECT 1")};
+    static const sp_pipe_statement_t last[] = {S("SELECT 3")};
+    static const sp_pipe_statement_t again[] = {S("SELECT pg_backend_pid()")};
+    SEND(pipe, again, &a);
+    wait_for(pipe, &a.done);
+    pid_t backend = (pid_t)strtol(a.last, NULL, 10);
+    SEND(pipe, pid, &a);
+    wait_for(pipe, &a.done);
+    assert_true(backend > 1);
+    frozen[0] = frozen[1] = backend;
+    signal(SIGALRM, thaw);
+    kill(backend, SIGSTOP);
+    alarm(30);
+    send_request(pipe, last, 1, &a, 300, true);
+    assert_int_equal(sp_pipe_depth(pipe), 2);
+    wait_for(pipe, &a.done);
+    assert_int_equal(a.err.code, SP_E_DEADLINE_EXCEEDED);
+    for (int64_t until = sp_clock_mono_ms() + 10000; sp_pipe_up(pipe);) {
+        turn(pipe);
+        if (sp_clock_mono_ms() > until) {
+            thaw(0);
+            fail_msg("still up");
+        }
+    }
+    alarm(0);
+    thaw(0);
+    sp_pipe_destroy(&pipe);
+}
+
 static void changed_plan_is_made_again(void **state)
 {
     (void)state;
@@ -533,6 +568,7 @@ int main(void)
                                        cmocka_unit_test(pipelined),
                                        cmocka_unit_test(errors_roll_back),
                                        cmocka_unit_test(cache_is_bounded),
+                                       cmocka_unit_test(frozen_while_the_cache_is_emptied),
                                        cmocka_unit_test(changed_plan_is_made_again),
                                        cmocka_unit_test(lost_connections),
                                        cmocka_unit_test(late_answers),
