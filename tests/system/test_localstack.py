@@ -12,6 +12,7 @@ import pytest
 
 from harness.sql import query
 from spstack.ports import free_base
+from spstack.postgres import ROLES_SQL, bin_dir
 from spstack.procs import PidFile, StackError
 from spstack.stack import REPO, Stack
 
@@ -223,6 +224,19 @@ def test_the_apply_role_may_copy_and_follow(roles, stack):
 def test_roles_sql_may_be_run_again(stack):
     stack.cluster("shard2").make_roles()
     assert query(stack.cluster("shard2").uri("shardplane_apply"), "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize("given, words", [({"owner": "postgres"}, "is a superuser"), ({"app": "shop_owner"}, "four different roles")])
+def test_roles_sql_takes_nobodys_rights(stack, given, words):
+    """With a database that the superuser owns, its name is an easy guess for `owner`; the cluster would have no superuser left."""
+    c = stack.cluster("shard2")
+    names = {"database": "postgres", "owner": "shop_owner", "app": "shop_app", **given}
+    done = subprocess.run(
+        [os.path.join(bin_dir(), "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *(f"-v{k}={v}" for k, v in names.items()), "-f", ROLES_SQL,
+         c.uri("postgres", "postgres")],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env={**os.environ, "SP_OWNER_PASSWORD": "x"})
+    assert done.returncode != 0 and words in done.stderr, done.stderr
+    assert query(c.uri("postgres"), "SELECT rolsuper FROM pg_roles WHERE rolname = 'postgres'") == [(True,)]
 
 
 def test_no_password_in_the_servers_logs(stack):

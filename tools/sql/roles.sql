@@ -53,6 +53,16 @@ SET log_min_duration_statement = -1;
 SET client_min_messages = warning;
 SET password_encryption = 'scram-sha-256';
 
+-- A superuser would be one no more, perhaps the last that there was; and guards exempt whoever logs in as `apply`.
+SELECT format('DO $do$ BEGIN RAISE EXCEPTION %L; END $do$', problem)
+FROM (SELECT 'role ' || rolname || ' is a superuser: owner, app, ddl and apply must be roles of their own, for databases with a plain owner' AS problem
+        FROM pg_roles WHERE rolsuper AND rolname = ANY (ARRAY[:'owner', :'app', :'ddl', :'apply'])
+      UNION ALL
+      SELECT 'owner, app, ddl and apply must be four different roles'
+        FROM unnest(ARRAY[:'owner', :'app', :'ddl', :'apply']) AS r HAVING count(DISTINCT r) < 4) AS wrong
+LIMIT 1
+\gexec
+
 SELECT format('CREATE ROLE %I', r)
 FROM unnest(ARRAY[:'owner', :'app', :'ddl', :'apply']) AS r
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r)
