@@ -10,24 +10,18 @@ Q := $(if $(V),,@)
 SAN ?=
 comma := ,
 PYTHON ?= /usr/bin/python3
-CC ?= gcc
-PG_BIN ?= $(shell ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
-
-# The flags below come from pkg-config, so packages must be there before this file is read to its end: make remakes an included
-# file first, and starts over.
-ifneq ($(filter-out help clean deps down status docker-%,$(or $(MAKECMDGOALS),build)),)
--include $(BUILD)/.deps.mk
+ifeq ($(origin CC),default)
+CC := gcc
 endif
-$(BUILD)/.deps.mk: tools/deps.sh
-	@tools/deps.sh && mkdir -p $(BUILD) && touch $@
 
 OUT := $(BUILD)/$(if $(SAN),$(SAN),plain)
 BIN := $(if $(filter build,$(BUILD)),$(if $(SAN),$(OUT)/bin,bin),$(OUT)/bin)
 GEN := $(BUILD)/gen
 
-# Made once by tools/deps.sh having run: make reads itself again afterwards, so that pkg-config sees what was just installed.
+# Compiler and linker flags come from pkg-config, so packages must be there before this file is read to its end: make remakes an
+# included file first, and starts over. Targets that compile nothing install nothing.
 DEPS_MK := $(BUILD)/deps.mk
-ifeq ($(filter help clean deps,$(MAKECMDGOALS)),)
+ifneq ($(filter-out help clean deps down status docker-%,$(or $(MAKECMDGOALS),build)),)
 include $(DEPS_MK)
 endif
 $(DEPS_MK): tools/deps.sh Makefile
@@ -183,7 +177,7 @@ status: ## what runs where (JSON=1 for programs)
 	@tools/localstack status $(if $(JSON),--json) || true
 
 # ---- tests that need PostgreSQL, and the demo
-ledger: deps ## the ledger's checker, with each defect planted
+ledger: ## the ledger's checker, with each defect planted
 	@$(PYTHON) -m pytest -q tests/ledger $(PYTEST)
 # The follower without a manager, for tests/system/test_follow.py.
 FOLLOW_RIG := $(OUT)/tests/system/follow_rig
