@@ -78,7 +78,8 @@ $(GEN)/%.h: %.sql tools/sqlgen.py tools/c_escape.py
 	$(Q)$(PYTHON) tools/sqlgen.py $< $@
 
 # ---- compiling
-$(OUT)/%.o: %.c $(GEN)/.schemas $(GEN_SQL)
+# What is generated must be there first; which of it an object depends on stands in its .d file.
+$(OUT)/%.o: %.c | $(GEN)/.schemas $(GEN_SQL)
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
@@ -86,7 +87,6 @@ $(OUT)/gen/%.o: $(GEN)/%.c
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
-$(GEN)/schemas/%.c: $(GEN)/.schemas ;
 
 $(LIBCOMMON): $(COMMON_O)
 	@rm -f $@
@@ -140,7 +140,7 @@ CLIENT_LIBS := -lczmq -lzmq -ljansson -lsodium -lpthread
 # Never with a sanitizer: its runtime ends a process that loads it late, as Python does in tests/system/test_client.py. The same sources
 # run under sanitizers in tests/contract/client_test.c.
 PIC_CFLAGS := $(filter-out $(SAN_FLAGS),$(ALL_CFLAGS)) -fPIC
-$(OUT)/pic/%.o: %.c $(GEN)/.schemas
+$(OUT)/pic/%.o: %.c | $(GEN)/.schemas
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
 	$(Q)$(CC) $(PIC_CFLAGS) -c $< -o $@

@@ -372,7 +372,7 @@ def main():
             if not path.exists() or path.read_text() != text:
                 differ = 1
                 print(f"schemagen: {path} differs from the schemas: run `make docs`", file=sys.stderr)
-        else:
+        elif not path.exists() or path.read_text() != text:  # untouched, so that make rebuilds only what a change concerns
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     return differ
