@@ -243,5 +243,6 @@ docker-down: ## stop and remove them; volumes stay
 
 -include $(CLIENT_O:.o=.d) $(CLIENT_PIC_O:.o=.d) $(COMMON_O:.o=.d) $(SHARDCTL_O:.o=.d) $(TEST_C:%.c=$(OUT)/%.d) $(BENCH_BIN:=.d)
 
-clean: ## remove what was built
-	rm -rf $(BUILD) bin
+clean: ## remove what was built, and stop and remove the stacks in it
+	@for s in $(wildcard $(BUILD)/*/stack.json); do tools/localstack down --purge --dir $$(dirname $$s) || exit 1; done
+	rm -rf $(BUILD) $(if $(filter build,$(BUILD)),bin)
