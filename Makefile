@@ -232,14 +232,16 @@ $(BENCH_BIN): $(OUT)/%: $(OUT)/%.o $(LIBCOMMON)
 bench: $(BENCH_BIN) ## speed as ratios against a peer or a limit of the same run
 	@for b in $(BENCH_BIN); do $$b | tee $(BUILD)/$$(basename $$b).json; done
 
-docker-build: ## build the images (needs a Docker engine)
-	docker compose build
+# The plugin where there is one; Debian's package is the program of its own.
+COMPOSE ?= $(if $(shell docker compose version 2>/dev/null),docker compose,docker-compose)
+docker-build: ## build the images (needs a Docker engine and docker-compose)
+	$(COMPOSE) build
 docker-up: ## start the containers
-	docker compose up -d
+	$(COMPOSE) up -d
 docker-logs: ## follow their logs
-	docker compose logs -f
+	$(COMPOSE) logs -f
 docker-down: ## stop and remove them; volumes stay
-	docker compose down
+	$(COMPOSE) down
 
 -include $(CLIENT_O:.o=.d) $(CLIENT_PIC_O:.o=.d) $(COMMON_O:.o=.d) $(SHARDCTL_O:.o=.d) $(TEST_C:%.c=$(OUT)/%.d) $(BENCH_BIN:=.d)
 
