@@ -202,6 +202,11 @@ floors: ## check the may-include table of docs/architecture.md, and docs/failpoi
 	@$(PYTHON) tools/floors.py
 	@$(PYTHON) tools/failpoints.py --check
 docs: $(OUT)/tests/fsm/job_fsm_test ## write docs/openapi.json, messages.md and job-states.md from schemas/ and the table of states
+# These start servers and have deadlines: one after the other, also under `make -j`.
+ifneq ($(filter test,$(MAKECMDGOALS)),)
+ledger: | unit
+system: | ledger
+endif
 	$(PYTHON) tools/schemagen.py --schemas schemas --openapi docs/openapi.json --messages docs/messages.md
 	@SP_WRITE_DOCS=1 $< >/dev/null 2>&1
 docs-check: ## the generated documents are what the schemas say
@@ -230,7 +235,7 @@ $(BENCH_BIN): $(OUT)/%: $(OUT)/%.o $(LIBCOMMON)
 	@echo "  LINK $@"
 	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
 bench: $(BENCH_BIN) ## speed as ratios against a peer or a limit of the same run
-	@for b in $(BENCH_BIN); do $$b | tee $(BUILD)/$$(basename $$b).json; done
+	@set -e -o pipefail; for b in $(BENCH_BIN); do $$b | tee $(BUILD)/$$(basename $$b).json; done
 
 # The plugin where there is one; Debian's package is the program of its own.
 COMPOSE ?= $(if $(shell docker compose version 2>/dev/null),docker compose,docker-compose)
