@@ -161,7 +161,8 @@ example: $(BIN)/example ## a small program that uses it
 
 install: build client ## binaries, library, header and pkg-config file under PREFIX (DESTDIR is honoured)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
-	for b in $(SERVICES) shardctl; do install -m 755 $(BIN)/$$b $(DESTDIR)$(PREFIX)/bin/shardplane-$$b; done
+	for b in $(SERVICES); do install -m 755 $(BIN)/$$b $(DESTDIR)$(PREFIX)/bin/shardplane-$$b; done
+	install -m 755 $(BIN)/shardctl $(DESTDIR)$(PREFIX)/bin/shardctl
 	install -m 755 $(BIN)/$(CLIENT_SO) $(DESTDIR)$(LIBDIR)/$(CLIENT_SO)
 	ln -sf $(CLIENT_SO) $(DESTDIR)$(LIBDIR)/libshardplane.so
 	install -m 644 common/client/shardplane.h $(DESTDIR)$(INCLUDEDIR)/shardplane.h
