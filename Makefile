@@ -8,6 +8,9 @@ BUILD ?= build
 # V=1 shows the commands.
 Q := $(if $(V),,@)
 SAN ?=
+ifneq ($(filter-out asan tsan,$(SAN)),)
+$(error SAN=$(SAN): asan and tsan are known)
+endif
 comma := ,
 PYTHON ?= /usr/bin/python3
 ifeq ($(origin CC),default)
@@ -57,7 +60,12 @@ LIBCOMMON := $(OUT)/libcommon.a
         docker-build docker-up docker-logs docker-down client example
 
 help: ## list the targets
-	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@{ grep -hE '^[a-z-]+:.*## ' Makefile; printf '%s\n' $(SERVICES) | sed 's/.*/run-&:## run the & with configs\/&.json/'; } | \
+	    sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@printf '\nvariables:\n  %s\n  %s\n  %s\n' \
+	    'SAN=asan, SAN=tsan   with a sanitizer; objects and binaries go to build/$$SAN' \
+	    'BUILD=DIR            everything that is built goes there' \
+	    'V=1                  show the commands'
 
 build: $(SERVICES:%=$(BIN)/%) $(BIN)/shardctl ## compile everything into bin/
 
@@ -98,7 +106,7 @@ $$(BIN)/$(1): $$($(1)_O) $$(LIBCOMMON)
 	@mkdir -p $$(@D)
 	@echo "  LINK $$@"
 	$(Q)$$(CC) $$(ALL_LDFLAGS) $$^ -o $$@ $$(PKG_LIBS)
-run-$(1): $$(BIN)/$(1) ## run the $(1) with configs/$(1).json
+run-$(1): $$(BIN)/$(1)
 	$$(BIN)/$(1) --config configs/$(1).json
 -include $$($(1)_O:.o=.d)
 endef
@@ -170,9 +178,9 @@ install: build client ## binaries, library, header and pkg-config file under PRE
 	    common/client/shardplane.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/libshardplane.pc
 
 # ---- the private stack, checks, containers
-up: build ## start etcd, three PostgreSQL clusters and the services on the default ports
+up: build ## start etcd, three PostgreSQL clusters and the services on the default ports (UP="--replicas 1": options)
 	@tools/localstack up --bin $(BIN) $(UP)
-down: ## stop what `make up` started; data stay in build/stack
+down: ## stop what `make up` started; data stay in build/stack (DOWN=--purge: they do not)
 	@tools/localstack down $(DOWN)
 status: ## what runs where (JSON=1 for programs)
 	@tools/localstack status $(if $(JSON),--json) || true
@@ -194,6 +202,11 @@ $(FOLLOW_RIG): $(FOLLOW_RIG_O) $(LIBCOMMON)
 system: build client $(FOLLOW_RIG) ## the real stack, driven as an outsider would (PYTEST="-k name -x")
 	@SP_BIN=$(abspath $(BIN)) SP_FOLLOW_RIG=$(abspath $(FOLLOW_RIG)) $(if $(SAN),SP_SLOW=4) $(PYTHON) -m pytest -q tests/system $(PYTEST)
 test: build floors docs-check unit ledger system ## everything that CI runs
+# These start servers and have deadlines: one after the other, also under `make -j`.
+ifneq ($(filter test,$(MAKECMDGOALS)),)
+ledger: | unit
+system: | ledger
+endif
 
 demo: build ## split a live shard and prove that nothing was lost (KEEP=1: leave the stack up)
 	@$(PYTHON) tools/demo.py --bin $(BIN) $(if $(KEEP),--keep) $(DEMO)
@@ -203,11 +216,6 @@ floors: ## check the may-include table of docs/architecture.md, and docs/failpoi
 	@$(PYTHON) tools/floors.py
 	@$(PYTHON) tools/failpoints.py --check
 docs: $(OUT)/tests/fsm/job_fsm_test ## write docs/openapi.json, messages.md and job-states.md from schemas/ and the table of states
-# These start servers and have deadlines: one after the other, also under `make -j`.
-ifneq ($(filter test,$(MAKECMDGOALS)),)
-ledger: | unit
-system: | ledger
-endif
 	$(PYTHON) tools/schemagen.py --schemas schemas --openapi docs/openapi.json --messages docs/messages.md
 	@SP_WRITE_DOCS=1 $< >/dev/null 2>&1
 docs-check: ## the generated documents are what the schemas say
