@@ -31,8 +31,8 @@ class Ports:
         port = fixed if self.base is None else self.base
         while port in self.taken:
             port += 1
-        if port > 65535:
-            raise StackError(f"--port-base {self.base} leaves no room: ports end at 65535")
+        if not 1 <= port <= 65535:
+            raise StackError(f"--port-base {self.base} leaves no room: ports go from 1 to 65535")
         self.taken.add(port)
         return port
 

@@ -46,16 +46,18 @@ host replication     replicator,shardplane_apply,shardplane_ddl,postgres 127.0.0
 
 
 def bin_dir():
-    """The newest installed PostgreSQL's programs, 15 or later."""
-    if os.environ.get("PG_BIN"):
-        return os.environ["PG_BIN"]
+    """The oldest installed PostgreSQL's programs that are of 15 or later, because 15 is what everything is tested with."""
+    told = os.environ.get("PG_BIN")
+    if told:
+        if not os.access(os.path.join(told, "initdb"), os.X_OK):
+            raise StackError(f"PG_BIN is {told}, and there is no initdb in it")
+        return told
     found = []
     for path in glob.glob("/usr/lib/postgresql/*/bin"):
         version = path.split("/")[4]
         if version.isdigit() and int(version) >= 15 and os.path.exists(os.path.join(path, "initdb")):
             found.append((int(version), path))
     if found:
-        # 15 is what everything is measured and tested with; a newer one only where it is missing.
         return min(found)[1]
     on_path = shutil.which("initdb")
     if on_path:

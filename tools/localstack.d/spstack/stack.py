@@ -86,11 +86,19 @@ class Stack:
 
     @contextlib.contextmanager
     def _locked(self):
-        """One up, down or start at a time in a folder."""
-        os.makedirs(self.paths.root, exist_ok=True)
-        with open(self.paths.join("lock"), "w", encoding="ascii") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            yield
+        """One up, down or add at a time in a folder."""
+        path = self.paths.join("lock")
+        while True:
+            os.makedirs(self.paths.root, exist_ok=True)
+            with open(path, "w", encoding="ascii") as f:
+                fcntl.flock(f, fcntl.LOCK_EX)
+                try:
+                    current = os.path.samestat(os.fstat(f.fileno()), os.stat(path))
+                except FileNotFoundError:
+                    current = False
+                if current:  # else a purge that went before has removed the file
+                    yield
+                    return
 
     def _plan(self, shards, replicas, counts, port_base, fsync, binaries):
         ports = Ports(port_base)
@@ -215,7 +223,9 @@ class Stack:
         in_parallel([c.stop for c in self.clusters.values() if c.upstream is None] + [self.etcd.stop])
 
     def down(self, purge=False):
-        """Stops what the pid files name. Data and logs stay unless `purge`."""
+        """Stops what the pid files name. Data and logs stay unless `purge`; then the folder goes too, if nothing else is in it."""
+        if not os.path.isdir(self.paths.root):
+            return
         with self._locked():
             if self.record is not None:
                 self._stop_all()
@@ -223,9 +233,11 @@ class Stack:
                 postgres.purge_data_root(self.paths)
                 for name in ("etcd", "conf", "log", "run"):
                     shutil.rmtree(self.paths.join(name), ignore_errors=True)
-                for name in ("stack.json", "secret.key"):
+                for name in ("stack.json", "stack.json.tmp", "secret.key", "lock"):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(self.paths.join(name))
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.paths.root)
                 self.record, self.etcd, self.clusters, self.services = None, None, {}, {}
 
     # -- parts --------------------------------------------------------------------------------------------------------
