@@ -1,7 +1,9 @@
 """Processes known by a pid file that also names their start time, so that a reused pid is never taken for ours."""
+import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 
 
@@ -95,17 +97,38 @@ def reap():
     _children[:] = [c for c in _children if c.poll() is None]
 
 
+@contextlib.contextmanager
+def uninterrupted():
+    """Puts off Ctrl-C, SIGTERM and SIGHUP, where they have a handler: a process is never started without its pid file."""
+    handlers, came = {}, []
+    if threading.current_thread() is threading.main_thread():
+        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        handlers = {s: h for s, h in handlers.items() if callable(h)}
+    for s in handlers:
+        signal.signal(s, lambda *args: came.append(args))
+    try:
+        yield
+    finally:
+        for s, handler in handlers.items():
+            signal.signal(s, handler)
+        if came:
+            handlers[came[0][0]](*came[0])
+
+
 def spawn(argv, log, pidfile, env=None, user=None, cwd=None):
     """Starts a daemon in a session of its own with its output appended to `log`; returns the pid."""
     reap()
     kwargs = {}
     if user is not None and os.geteuid() == 0:
         kwargs = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    with open(log, "ab", buffering=0) as out:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd,
-                                 start_new_session=True, close_fds=True, **kwargs)
-    _children.append(child)
-    pidfile.write(child.pid)
+    with open(log, "ab", buffering=0) as out, uninterrupted():
+        try:
+            child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd,
+                                     start_new_session=True, close_fds=True, **kwargs)
+        except OSError as e:
+            raise StackError(f"{argv[0]} cannot be started: {e.strerror} (`make deps` installs what is needed)") from None
+        _children.append(child)
+        pidfile.write(child.pid)
     return child.pid
 
 

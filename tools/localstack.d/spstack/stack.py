@@ -37,7 +37,7 @@ class Paths:
 
 
 def in_parallel(functions):
-    """Runs all, waits for all, then raises the first error."""
+    """Runs all, waits for all (also when interrupted: what is half started could not be stopped), then raises the first error."""
     errors = []
 
     def run(function):
@@ -49,8 +49,13 @@ def in_parallel(functions):
     threads = [threading.Thread(target=run, args=(f,)) for f in functions]
     for t in threads:
         t.start()
-    for t in threads:
-        t.join()
+    try:
+        for t in threads:
+            t.join()
+    except BaseException:
+        for t in threads:
+            t.join()
+        raise
     if errors:
         raise errors[0]
 
