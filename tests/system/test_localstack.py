@@ -5,11 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import psycopg2
 import psycopg2.extras
 import pytest
 
+from harness.rig import BIN, SLOW
 from harness.sql import query
 from spstack.ports import free_base
 from spstack.postgres import ROLES_SQL, bin_dir
@@ -37,8 +39,9 @@ def stack(folder):
     return made
 
 
-def tool(*args):
-    done = subprocess.run([sys.executable, TOOL, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+def tool(*args, env=None):
+    done = subprocess.run([sys.executable, TOOL, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+                          env={**os.environ, **(env or {})})
     return done.returncode, done.stdout, done.stderr
 
 
@@ -78,6 +81,48 @@ def test_a_second_stack_runs_beside_it_and_a_used_port_is_refused(stack, folder)
 def test_a_stack_of_another_shape_is_not_overwritten(stack):
     with pytest.raises(StackError, match="another shape"):
         Stack(stack.paths.root).up(shards=3, services=False, port_base=stack.record["port_base"])
+
+
+@pytest.mark.parametrize("args, env, says", [
+    (("--port-base", "-5"), {}, "ports go from 1 to 65535"), (("--port-base", "0"), {}, "ports go from 1 to 65535"),
+    (("--port-base", "70000"), {}, "ports go from 1 to 65535"), (("--shards", "-1"), {}, "cannot be negative"),
+    (("--env", "X"), {}, "wanted KEY=VALUE"), ((), {"PG_BIN": "/nothing"}, "no initdb in it"),
+    ((), {"PATH": "/nothing"}, "etcd cannot be started"),
+])
+def test_what_cannot_be_is_told_and_leaves_nothing(folder, args, env, says):
+    path = os.path.join(folder, "refused")
+    code, _, err = tool("up", "--no-services", "--shards", "1", "--dir", path, "--port-base", str(free_base(20)), *args, env=env)
+    assert code == 1 and says in err and "Traceback" not in err, err
+    assert tool("down", "--purge", "--dir", path)[0] == 0
+    assert not os.path.exists(path)
+
+
+def test_down_without_a_stack_makes_no_folder(folder):
+    path = os.path.join(folder, "none")
+    code, out, _ = tool("down", "--dir", path)
+    assert code == 0 and "no stack" in out and not os.path.exists(path)
+
+
+def test_an_interrupted_up_leaves_no_process(folder):
+    path = os.path.join(folder, "interrupted")
+    up = subprocess.Popen([sys.executable, TOOL, "up", "--no-services", "--shards", "2", "--dir", path, "--port-base", str(free_base(20))],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60 * SLOW
+    while not os.path.exists(os.path.join(path, "pg", "shard1")):  # the clusters are being made
+        assert up.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    up.send_signal(signal.SIGINT)
+    assert up.wait(timeout=60 * SLOW) == 130
+    assert Stack(path).status()["state"] == "down"
+
+
+def test_the_callers_variables_lead_no_service_elsewhere(folder, monkeypatch):
+    monkeypatch.setenv("METADATA_ENDPOINTS", "http://127.0.0.1:1")
+    other = Stack(os.path.join(folder, "env")).up(shards=0, routers=0, resharders=0, healths=0, gateways=0, port_base=free_base(20),
+                                                  binaries=BIN)
+    assert other.status()["state"] == "up"
+    other.down(purge=True)
+    assert not os.path.exists(other.paths.root)
 
 
 def test_down_and_up_keep_the_data(stack):

@@ -58,8 +58,10 @@ class Service:
         binary = os.path.join(self.stack.record["bin"], self.kind)
         if not os.access(binary, os.X_OK):
             raise StackError(f"{binary} is missing: run `make build` first (or use --bin DIR, or --no-services)")
+        # The configuration file says all: a variable that the caller has for another installation must not lead elsewhere.
+        inherited = {k: v for k, v in os.environ.items() if k != "METADATA_ENDPOINTS"}
         if self.pidfile.pid() is None:
-            spawn([binary, "--config", self.config], self.log, self.pidfile, env={**os.environ, **(env or {})})
+            spawn([binary, "--config", self.config], self.log, self.pidfile, env={**inherited, **(env or {})})
 
     def get(self, path, timeout=1.0):
         """Status and body of a GET on the probe listener; (0, "") when nobody answers."""
