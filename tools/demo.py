@@ -9,6 +9,8 @@ is wrong. With --keep the stack stays up.
 import argparse
 import json
 import os
+import shutil
+import signal
 import sys
 import time
 
@@ -22,6 +24,7 @@ from spstack.ports import free_base  # noqa: E402
 from spstack.procs import StackError, tail  # noqa: E402
 from spstack.stack import Stack  # noqa: E402
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CUSTOMERS, ORDERS, ITEMS = 50_000, 100_000, 200_000
 ROUTER_WRITERS, DIRECT_WRITERS = 4, 2
 
@@ -57,7 +60,8 @@ class Progress:
         facts.append(f"{writers.acked('router'):,} writes acknowledged")
         line = f"  [{bar}] {percent:5.1f} %  {job['state']:<10} {', '.join(facts)}"
         if self.tty:
-            print("\r\033[K" + line, end="", flush=True)
+            # A line that wraps could not be rewritten.
+            print("\r\033[K" + line[:shutil.get_terminal_size().columns - 1], end="", flush=True)
         else:
             say(line)
 
@@ -165,7 +169,7 @@ def make_report(shop, job, logs, ring, before, after, sealed, window):
         "rows_checked": after.rows,
         "stale_writes": checker.stale_writes(logs, ring, "shard1", source_dsn, flipped),
         "write_pause_ms": {"longest": round(checker.longest_pause_ms(logs, "router", *window), 1),
-                           "fence_to_open": cutover.get("fence_to_open_ms")},
+                           "fence_to_open": round(cutover["fence_to_open_ms"], 1) if "fence_to_open_ms" in cutover else None},
         "write_latency_ms": {k: round(v, 2) for k, v in checker.latencies_ms(logs).items() if v is not None},
         "validated_rows": (job.get("validation") or {}).get("rows"),
         "ring_version": before,
@@ -197,9 +201,10 @@ def summary(report, seconds, path, wrong):
     say("  " + "-" * 86)
     say(f"  split       1 shard -> 2, {report['rows_loaded']:,} rows ({report['bytes_loaded'] / 1e6:.0f} MB) copied in "
         f"{report['copy_seconds']:.1f} s ({report['copy_mb_per_s']} MB/s), {report['validated_rows']:,} compared")
-    say(f"  writes      {w['acknowledged']:,} acknowledged, {w['failed']} failed, {w['unknown']} unknown; "
+    two = f", {w['refused']} refused as over two shards" if w["refused"] else ""
+    say(f"  writes      {w['acknowledged']:,} acknowledged through the router, {w['failed']} failed, {w['unknown']} unknown{two}; "
         f"p50 {lat['p50']} ms, p99 {lat['p99']} ms")
-    say(f"  pause       {p['longest']:.0f} ms the longest wait of any client; {p['fence_to_open']} ms from fence to open")
+    say(f"  pause       {p['longest']:.0f} ms the longest wait of any of its clients; {p['fence_to_open']} ms from fence to open")
     say(f"  stale       {s['attempted']:,} writes to the old owner after the switch: {s['refused']:,} refused, "
         f"{s['accepted']} accepted")
     say(f"  ledger      {report['rows_checked']:,} rows checked: {defects}")
@@ -239,6 +244,10 @@ def run(args):
             say(f"    {example}")
         failed = bool(wrong)
         return 1 if failed else 0
+    except (KeyboardInterrupt, SystemExit):
+        failed = False  # its data are of no use to anybody
+        say("\nInterrupted.")
+        raise
     except (ApiError, AssertionError) as e:
         say(f"demo: {e}")
         for s in stack.services.values():
@@ -249,6 +258,9 @@ def run(args):
         failed = True
         raise
     finally:
+        # What is being stopped is stopped to its end.
+        for s in SIGNALS:
+            signal.signal(s, signal.SIG_IGN)
         if writers is not None:
             writers.kill()
         if args.keep:
@@ -272,6 +284,8 @@ def main():
     parser.add_argument("--rate", type=int, default=50, help="writes a second of each client through the router")
     parser.add_argument("--deadline", type=float, default=180.0, help="seconds that the split may take")
     args = parser.parse_args()
+    for s in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(s, lambda number, _: sys.exit(128 + number))
     try:
         return run(args)
     except StackError as e:
