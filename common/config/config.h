@@ -18,6 +18,7 @@ typedef enum {
     SP_OPT_ADDRESS, // host:port of an HTTP listener; "" switches it off
     SP_OPT_FILE,    // path; relative ones count from the working directory
     SP_OPT_SECRET, // path of a file that must exist and that only its owner may read (mode 0600 or less)
+    SP_OPT_NONE, // in a service's row: it does not take the common row of this name
 } sp_option_type_t;
 
 typedef struct sp_option {
@@ -33,7 +34,8 @@ typedef struct sp_option {
 
 typedef struct sp_config sp_config_t;
 
-// Every service has these rows without naming them; a service's own row of the same name replaces a common one (another default):
+// Every service has these rows without naming them; a service's own row of the same name replaces a common one (another default), or
+// takes it away (SP_OPT_NONE):
 //   service_id (kind-hostname-pid), metadata_endpoints (http://127.0.0.1:2379), metadata_prefix (/shardplane), listen, events_listen,
 //   advertise (host[:port] to register instead of the listen address), metrics_listen, secret_key_file, log_level (info), log_format (kv).
 //

@@ -63,6 +63,12 @@ const sp_option_t **sp_config_merge_rows(const sp_option_t *rows, size_t n, size
         size_t at = 0;
         while (at < k && strcmp(out[at]->name, rows[i].name) != 0)
             at++;
+        if (rows[i].type == SP_OPT_NONE) {
+            memmove(&out[at], &out[at + 1],
+                    (k - at) * sizeof *out); // with what stands behind the last
+            k -= at < k;
+            continue;
+        }
         out[at] = &rows[i];
         if (at == k)
             k++;

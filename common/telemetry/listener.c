@@ -1,6 +1,7 @@
 // Probes over libmicrohttpd, in its own polling thread.
 #include "common/telemetry/listener.h"
 
+#include <errno.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -98,20 +99,24 @@ static int open_socket(const char *host, int port, int *ret_port, sp_error_t *er
     if (rc)
         return sp_error_set(err, SP_E_CONFIG, "metrics_listen %s:%d: %s", host, port,
                             gai_strerror(rc));
-    int fd = -1, on = 1;
+    int fd = -1, on = 1, fault = 0;
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
         fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
-        if (fd < 0)
+        if (fd < 0) {
+            fault = errno;
             continue;
+        }
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
         if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, 64) == 0)
             break;
+        fault = errno;
         close(fd);
         fd = -1;
     }
     freeaddrinfo(list);
     if (fd < 0)
-        return sp_error_set(err, SP_E_CONFIG, "metrics_listen %s:%d: %m", host, port);
+        return sp_error_set(err, SP_E_IO, "metrics_listen: cannot listen on %s:%d: %s", host, port,
+                            strerror(fault));
     struct sockaddr_storage bound;
     socklen_t len = sizeof bound;
     if (getsockname(fd, (struct sockaddr *)&bound, &len) == 0 &&

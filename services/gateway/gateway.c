@@ -11,6 +11,9 @@
 #define TICK_MS      200
 
 const sp_option_t sp_gateway_options[] = {
+    {.name = "listen", .type = SP_OPT_NONE},
+    {.name = "events_listen", .type = SP_OPT_NONE},
+    {.name = "secret_key_file", .type = SP_OPT_NONE},
     {.name = "http_listen",
      .type = SP_OPT_ADDRESS,
      .def = "127.0.0.1:8081",
@@ -222,7 +225,7 @@ int sp_gateway_run(const sp_config_t *config, sp_error_t *err)
                          .tick = -1};
     int rc = start(&self, err);
     if (rc == 0) {
-        sp_log(SP_LOG_INFO, "GATEWAY-READY", "http", sp_http_endpoint(self.http), "version",
+        sp_log(SP_LOG_INFO, "GATEWAY-STARTED", "http", sp_http_endpoint(self.http), "version",
                sp_config_version(), NULL);
         sp_mesh_run(self.loop);
         sp_log(SP_LOG_INFO, "GATEWAY-STOPPED", NULL);

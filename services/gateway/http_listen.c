@@ -31,13 +31,13 @@ int sp_http_listen(const char *address, int *ret_fd, sp_error_t *err)
     int on = 1;
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
         bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 256) != 0) {
-        sp_error_set(err, SP_E_CONFIG, "http_listen: '%s': %s; another process may use the port",
-                     address, strerror(errno));
+        sp_error_set(err, SP_E_IO, "http_listen: cannot listen on %s: %s", address,
+                     strerror(errno));
         freeaddrinfo(found);
         if (fd >= 0) {
             close(fd);
         }
-        return SP_E_CONFIG;
+        return SP_E_IO;
     }
     freeaddrinfo(found);
     *ret_fd = fd;

@@ -10,19 +10,20 @@ int main(int argc, char **argv)
     sp_config_t *config = NULL;
     sp_error_t err = {0};
     bool done = false;
-    int rc = sp_failpoint_setup(&err);
-    if (rc == 0)
-        rc = sp_config_load(&config, "manager", manager_options, manager_options_n, argc, argv,
-                            &done, &err);
-    if (rc != 0) {
+    if (sp_config_load(&config, "manager", manager_options, manager_options_n, argc, argv, &done,
+                       &err)) {
         fprintf(stderr, "manager: %s\n", err.text);
         return 2;
     }
-    if (!done) {
-        sp_log_setup("manager", sp_config_str(config, "service_id"),
-                     sp_config_str(config, "log_level"), sp_config_str(config, "log_format"));
-        rc = manager_run(config);
-    }
+    if (done)
+        return 0;
+    sp_log_setup("manager", sp_config_str(config, "service_id"), sp_config_str(config, "log_level"),
+                 sp_config_str(config, "log_format"));
+    int rc = sp_failpoint_setup(&err);
+    if (rc == 0)
+        rc = manager_run(config, &err);
+    if (rc)
+        sp_log(SP_LOG_ERROR, "MANAGER-FAILED", "error", err.text, NULL);
     sp_config_destroy(&config);
-    return rc;
+    return rc == 0 ? 0 : rc == SP_E_CONFIG ? 2 : 1;
 }

@@ -173,23 +173,20 @@ static void close_all(manager_t *m)
     sp_seal_close(&m->seal);
 }
 
-int manager_run(const sp_config_t *config)
+int manager_run(const sp_config_t *config, sp_error_t *err)
 {
     manager_t *m = calloc(1, sizeof *m);
-    sp_error_t err = {0};
     if (!m)
-        return 1;
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the manager");
     settings_read(config, &m->settings);
-    int rc = open_all(m, &err);
+    int rc = open_all(m, err);
     if (rc == 0) {
-        sp_log(SP_LOG_INFO, "MANAGER-START", "listen", sp_server_endpoint(m->server), "version",
+        sp_log(SP_LOG_INFO, "MANAGER-STARTED", "listen", sp_server_endpoint(m->server), "version",
                sp_config_version(), NULL);
         sp_mesh_run(m->loop);
-        sp_log(SP_LOG_INFO, "MANAGER-STOP", NULL);
-    } else {
-        sp_log(SP_LOG_ERROR, "MANAGER-START", "reason", err.text, NULL);
+        sp_log(SP_LOG_INFO, "MANAGER-STOPPED", NULL);
     }
     close_all(m);
     free(m);
-    return rc == 0 ? 0 : 1;
+    return rc;
 }

@@ -74,8 +74,8 @@ typedef struct manager {
     int64_t watch_error_ms;    // when a bad catalog was last logged
 } manager_t;
 
-// Runs until a signal; the exit code.
-int manager_run(const sp_config_t *config);
+// Runs until SIGTERM or SIGINT. 0, or why it could not start.
+int manager_run(const sp_config_t *config, sp_error_t *err);
 
 extern const sp_dispatch_t manager_dispatch[];
 

@@ -7,6 +7,16 @@
 #include "services/resharder/resharder.h"
 
 static const sp_option_t rows[] = {
+    {.name = "listen", .type = SP_OPT_NONE},
+    {.name = "events_listen", .type = SP_OPT_NONE},
+    {.name = "metrics_listen",
+     .type = SP_OPT_ADDRESS,
+     .def = "127.0.0.1:9092",
+     .help = "host:port of /metrics, /livez and /readyz; empty: none"},
+    {.name = "secret_key_file",
+     .type = SP_OPT_SECRET,
+     .required = true,
+     .help = "64 hex digits that unseal the catalog's passwords; mode 0600"},
     {.name = "task_slots",
      .type = SP_OPT_INT,
      .def = "2",

@@ -109,11 +109,7 @@ static int open_all(resharder_t *self, sp_error_t *err)
     self->slots = sp_config_int(self->config, "task_slots");
     self->service_id = sp_config_str(self->config, "service_id");
     dump_setup(sp_config_str(self->config, "pg_bin"));
-    const char *key = sp_config_str(self->config, "secret_key_file");
-    if (key == NULL || *key == '\0')
-        return sp_error_set(err, SP_E_CONFIG,
-                            "secret_key_file is missing: the catalog's DSNs are sealed with it");
-    int rc = sp_seal_open(&self->seal, key, err);
+    int rc = sp_seal_open(&self->seal, sp_config_str(self->config, "secret_key_file"), err);
     if (rc != 0)
         return rc;
     self->loop = sp_mesh_loop();

@@ -6,6 +6,22 @@
 #include "services/router/router.h"
 
 static const sp_option_t rows[] = {
+    {.name = "listen",
+     .type = SP_OPT_ENDPOINT,
+     .def = "tcp://127.0.0.1:7601",
+     .help = "where clients send requests: tcp://host:port"},
+    {.name = "events_listen",
+     .type = SP_OPT_ENDPOINT,
+     .def = "tcp://127.0.0.1:7621",
+     .help = "where the ring feed is published: tcp://host:port"},
+    {.name = "metrics_listen",
+     .type = SP_OPT_ADDRESS,
+     .def = "127.0.0.1:9090",
+     .help = "host:port of /metrics, /livez and /readyz; empty: none"},
+    {.name = "secret_key_file",
+     .type = SP_OPT_SECRET,
+     .required = true,
+     .help = "64 hex digits that unseal the catalog's passwords; mode 0600"},
     {.name = "pool_size",
      .type = SP_OPT_INT,
      .def = "8",

@@ -251,10 +251,6 @@ static int open_sockets(router_t *self, sp_error_t *err)
     const char *id = sp_config_str(self->config, "service_id"),
                *listen = sp_config_str(self->config, "listen"),
                *events = sp_config_str(self->config, "events_listen");
-    if (listen == NULL || *listen == 0)
-        return sp_error_set(err, SP_E_CONFIG,
-                            "listen is missing: where clients send requests, e.g. "
-                            "tcp://0.0.0.0:7601");
     int rc =
         sp_server_open(&self->server, self->loop, listen, "router", id, router_dispatch, self, err);
     if (rc == 0 && events != NULL && *events != 0)
@@ -267,12 +263,7 @@ static int open_sockets(router_t *self, sp_error_t *err)
 
 static int open_all(router_t *self, sp_error_t *err)
 {
-    const char *key = sp_config_str(self->config, "secret_key_file");
-    if (key == NULL || *key == 0)
-        return sp_error_set(err, SP_E_CONFIG,
-                            "secret_key_file is missing: the catalog's connection strings are "
-                            "sealed with it");
-    int rc = sp_seal_open(&self->seal, key, err);
+    int rc = sp_seal_open(&self->seal, sp_config_str(self->config, "secret_key_file"), err);
     if (rc == 0)
         rc = router_metrics_open(&self->metrics, sp_config_str(self->config, "service_id"), err);
     if (rc != 0)

@@ -257,7 +257,7 @@ def test_an_unknown_table_or_column_is_refused(cell):
 # -- configuration --------------------------------------------------------------------------------------------------------
 
 CONFIGS = [
-    ("not json", "{", ""), ("unknown key", '{\n  "lisen": "tcp://127.0.0.1:1"\n}', "listen"), ("wrong type", '{"service_id": 7}', "service_id"),
+    ("not json", "{", ""), ("unknown key", '{\n  "log_lvel": "info"\n}', "log_level"), ("wrong type", '{"service_id": 7}', "service_id"),
     ("duplicate key", '{"service_id": "a", "service_id": "b"}', "service_id"), ("an array", "[]", ""),
     ("port 70000", '{"metrics_listen": "127.0.0.1:70000"}', "metrics_listen"), ("bad level", '{"log_level": "loud"}', "log_level"),
     ("no secret", '{"secret_key_file": "/nonexistent/key"}', "secret_key_file"),
@@ -277,6 +277,44 @@ def test_configuration_faults_name_file_and_key(tmp_path, kind, name, text, hint
     said = done.stdout + done.stderr
     assert done.returncode not in (0, -6, -11), said
     assert "broken.json" in said and hint in said, said
+
+
+SOCKETS = {"listen": "tcp://127.0.0.1:{}", "events_listen": "tcp://127.0.0.1:{}", "metrics_listen": "127.0.0.1:{}",
+           "http_listen": "127.0.0.1:{}"}
+TAKES = {"router": ("listen", "events_listen", "metrics_listen"), "manager": ("listen", "events_listen", "metrics_listen"),
+         "health": ("listen", "events_listen", "metrics_listen"), "resharder": ("metrics_listen",), "gateway": ("http_listen",)}
+
+
+@pytest.mark.parametrize("kind", TAKES)
+def test_exit_codes_of_a_service(tmp_path, kind):
+    """2: the configuration is wrong, and starting again cannot help; 1: it cannot start now."""
+    key = tmp_path / "key"
+    key.write_text("00" * 32 + "\n")
+    key.chmod(0o600)
+    good = {} if kind == "gateway" else {"secret_key_file": str(key)}
+    good.update({name: SOCKETS[name].format("*") for name in TAKES[kind]})
+
+    def run(config):
+        path = tmp_path / "c.json"
+        path.write_text(json.dumps(config))
+        done = subprocess.run([os.path.join(BIN, kind), "--config", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, timeout=20, check=False)
+        return done.returncode, done.stdout
+
+    if kind != "gateway":
+        code, said = run({})
+        assert code == 2 and said.startswith(f"{kind}: ") and "secret_key_file is required" in said, said
+    code, said = run({**good, "metadata_endpoints": ["ftp://x"]})
+    assert code == 2 and "http://host:port" in said, said
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name in TAKES[kind]:
+            code, said = run({**good, name: SOCKETS[name].format(taken.getsockname()[1])})
+            assert code == 1 and f":{taken.getsockname()[1]}" in said and "in use" in said, (name, said)
+    for name in {"gateway": ("listen", "events_listen", "secret_key_file"), "resharder": ("listen", "events_listen")}.get(kind, ()):
+        code, said = run({**good, name: str(key) if name == "secret_key_file" else "tcp://127.0.0.1:1"})
+        assert code == 2 and f"{name}: no such key" in said, said
 
 
 def test_a_secret_that_others_may_read_is_refused(tmp_path):

@@ -102,7 +102,7 @@ class Worker:
         path = os.path.join(rig.folder, f"{name}.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump({"service_id": name, "metadata_endpoints": [rig.etcd.endpoint], "metadata_prefix": rig.etcd.prefix,
-                       "secret_key_file": rig.status["secret_key_file"], **config}, f)
+                       "secret_key_file": rig.status["secret_key_file"], "metrics_listen": "", **config}, f)
         self.log = os.path.join(rig.folder, f"{name}.log")
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([os.path.join(BIN, "resharder"), "--config", path], stderr=log, stdout=log,

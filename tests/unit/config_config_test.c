@@ -196,6 +196,30 @@ static void required(void **state)
     assert_non_null(strstr(err.text, "must is required: what is needed"));
 }
 
+static void common_rows_that_a_service_does_not_take(void **state)
+{
+    (void)state;
+    static const sp_option_t few_rows[] =
+        {{.name = "listen", .type = SP_OPT_NONE},
+         {.name = "own", .type = SP_OPT_INT, .def = "1", .help = "x"},
+         {.name = "log_format", .type = SP_OPT_NONE}};
+    sp_config_t *c = NULL;
+    sp_error_t err;
+    const char *text = "{\"listen\": \"tcp://127.0.0.1:1\"}";
+    assert_int_equal(sp_config_parse(&c, "x", few_rows, 3, "r.json", text, strlen(text), &err),
+                     SP_E_CONFIG);
+    assert_non_null(strstr(err.text, "listen: no such key"));
+    text = "{\"events_listen\": \"tcp://127.0.0.1:1\", \"advertise\": \"db-1:99\", \"own\": 2}";
+    assert_int_equal(sp_config_parse(&c, "x", few_rows, 3, "r.json", text, strlen(text), &err),
+                     SP_OK);
+    assert_int_equal(sp_config_int(c, "own"), 2);
+    assert_string_equal(sp_config_str(c, "log_level"), "info");
+    char out[300];
+    sp_config_advertised(c, "tcp://0.0.0.0:7621", out, sizeof out); // no `listen` to compare with
+    assert_string_equal(out, "tcp://db-1:7621");
+    sp_config_destroy(&c);
+}
+
 static void advertised(void **state)
 {
     (void)state;
@@ -223,10 +247,15 @@ static void advertised(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),     cmocka_unit_test(values),
-        cmocka_unit_test(refusals),     cmocka_unit_test(secrets_are_not_echoed),
-        cmocka_unit_test(secret_files), cmocka_unit_test(command_line),
-        cmocka_unit_test(required),     cmocka_unit_test(advertised),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(values),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(secrets_are_not_echoed),
+        cmocka_unit_test(secret_files),
+        cmocka_unit_test(command_line),
+        cmocka_unit_test(required),
+        cmocka_unit_test(advertised),
+        cmocka_unit_test(common_rows_that_a_service_does_not_take),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -193,7 +193,7 @@ static void listener(void **state)
     has(page, "shardplane_build_info{");
     assert_int_equal(get(at, "GET /other HTTP/1.0\r\n\r\n"), 404);
     assert_int_equal(get(at, "POST /metrics HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc"), 405);
-    assert_int_equal(sp_listener_open(&second, at + 7, m, NULL, NULL, &err), SP_E_CONFIG);
+    assert_int_equal(sp_listener_open(&second, at + 7, m, NULL, NULL, &err), SP_E_IO);
     assert_non_null(strstr(err.text, "in use"));
     assert_int_equal(sp_listener_open(&second, "127.0.0.1:70000", m, NULL, NULL, &err),
                      SP_E_CONFIG);

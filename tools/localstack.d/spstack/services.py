@@ -38,10 +38,11 @@ class Service:
             "service_id": self.id,
             "metadata_endpoints": [self.stack.etcd.endpoint],
             "metadata_prefix": "/shardplane",
-            "secret_key_file": self.stack.paths.join("secret.key"),
             "log_level": "info",
             "log_format": "kv",
         }
+        if self.kind != "gateway":  # it opens no DSN
+            conf["secret_key_file"] = self.stack.paths.join("secret.key")
         for key, value in (("listen", self.address("listen")), ("events_listen", self.address("events")),
                            ("metrics_listen", self.address("metrics", "")), ("http_listen", self.address("http", ""))):
             if value:
