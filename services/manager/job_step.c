@@ -104,14 +104,18 @@ void job_live(job_t *job, bool now)
     if (!now && t - job->live_ms < LIVE_MS)
         return;
     sp_msg_job_progress_t *p = &job->progress;
-    if (t - job->rate_ms >= RATE_MS) {
+    if (job->rec->state != SP_JOB_STATE_PRECOPY) { // nothing is being copied
+        p->rate_bytes_per_s = 0;
+        p->eta_ms = 0;
+        p->has_eta_ms = false;
+        job->rate_ms = 0;
+    } else if (t - job->rate_ms >= RATE_MS) {
         int64_t moved = p->bytes_copied - job->rate_bytes;
         p->rate_bytes_per_s =
             job->rate_ms && moved > 0 ? (double)moved * 1000 / (double)(t - job->rate_ms) : 0;
         job->rate_bytes = p->bytes_copied;
         job->rate_ms = t;
-        bool told = job->rec->state == SP_JOB_STATE_PRECOPY && p->rate_bytes_per_s > 0 &&
-                    p->bytes_total > p->bytes_copied;
+        bool told = p->rate_bytes_per_s > 0 && p->bytes_total > p->bytes_copied;
         p->eta_ms =
             told
                 ? (int64_t)((double)(p->bytes_total - p->bytes_copied) * 1000 / p->rate_bytes_per_s)
