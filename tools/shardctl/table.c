@@ -7,9 +7,28 @@
 
 static void add_plain(sp_buf_t *out, const char *text)
 {
-    for (const char *c = text; *c != '\0'; c++) {
-        sp_buf_addc(out, (unsigned char)*c < 0x20 || *c == 0x7f ? '.' : *c);
+    for (const unsigned char *c = (const unsigned char *)text; *c != '\0'; c++) {
+        // U+0080 to U+009F are control characters too: c2 80 to c2 9f.
+        if (*c < 0x20 || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f)) {
+            sp_buf_addc(out, '.');
+            c += *c == 0xc2;
+        } else {
+            sp_buf_addc(out, (char)*c);
+        }
     }
+}
+
+// {"host", "port", "database", "user"} as primary_endpoint is written. Allocated; NULL when a part is missing.
+static char *endpoint_url(const json_t *server)
+{
+    const char *host = NULL, *database = NULL, *user = NULL;
+    json_int_t port = 0;
+    sp_buf_t out = SP_BUF_INIT;
+    if (json_unpack((json_t *)server, "{s:s,s:I,s:s,s:s}", "host", &host, "port", &port, "database",
+                    &database, "user", &user) == 0) {
+        sp_buf_printf(&out, "postgresql://%s@%s:%lld/%s", user, host, (long long)port, database);
+    }
+    return out.data;
 }
 
 static void add_text(sp_buf_t *out, const json_t *value)
@@ -30,6 +49,10 @@ static void add_text(sp_buf_t *out, const json_t *value)
             sp_buf_addz(out, i > 0 ? ", " : "");
             add_text(out, item);
         }
+    } else if (json_is_object(value) && json_object_get(value, "host") != NULL) {
+        char *url = endpoint_url(value);
+        add_plain(out, url != NULL ? url : "");
+        free(url);
     } else if (json_is_object(value)) {
         char *text = json_dumps(value, JSON_COMPACT);
         add_plain(out, text != NULL ? text : "");
@@ -42,6 +65,12 @@ char *table_text(const json_t *value)
     sp_buf_t out = SP_BUF_INIT;
     add_text(&out, value);
     return out.data != NULL ? out.data : strdup("");
+}
+
+void table_json(FILE *out, const json_t *value)
+{
+    json_dumpf(value, out, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
+    fprintf(out, "\n");
 }
 
 json_t *table_at(json_t *object, const char *path)

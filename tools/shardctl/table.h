@@ -12,9 +12,11 @@ typedef struct sp_column {
     bool right;         // numbers
 } sp_column_t;
 
-// A value as text: strings as they are, null as "", lists with commas. Control characters become dots, so that a name cannot steer the
+// A value as text: strings as they are, null as "", lists with commas, a server as a URL. Control characters become dots, so that a name cannot steer the
 // terminal. Allocated.
 char *table_text(const json_t *value);
+// For programs: indented, with the shortest digits that give the same numbers back.
+void table_json(FILE *out, const json_t *value);
 // Member by dotted path, or NULL.
 json_t *table_at(json_t *object, const char *path);
 void table_print(FILE *out, json_t *rows, const sp_column_t *columns, size_t n);

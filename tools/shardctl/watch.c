@@ -2,9 +2,10 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "common/base/buf.h"
 #include "common/base/clock.h"
 #include "tools/shardctl/table.h"
 
@@ -26,44 +27,59 @@ static const char *text(json_t *job, const char *path)
     return z != NULL ? z : "";
 }
 
+static void add_clipped(sp_buf_t *out, const char *before, json_t *value, int most,
+                        const char *after)
+{
+    char *plain = table_text(value);
+    if (plain[0] != '\0') {
+        sp_buf_printf(out, "%s%.*s%s", before, most, plain, after);
+    }
+    free(plain);
+}
+
 // "precopy    [=====>      ]  45.2%  rows 135,000/300,000  38.2 MB/s  lag 12.0 kB 35 ms  ETA 4 s"
-static void progress_line(json_t *job, char *out, size_t size)
+static void progress_line(json_t *job, sp_buf_t *out)
 {
     char a[32], b[32], bar[BAR + 1];
     double percent = number(job, "progress.percent");
+    percent = percent >= 0 && percent <= 100 ? percent : 0;
     int full = (int)(percent / 100 * BAR);
-    full = full < 0 ? 0 : full > BAR ? BAR : full;
     memset(bar, ' ', BAR);
     memset(bar, '=', (size_t)full);
     if (full < BAR) {
         bar[full] = '>';
     }
     bar[BAR] = '\0';
-    size_t n = (size_t)snprintf(out, size, "%-10s [%s] %5.1f%%", text(job, "state"), bar, percent);
+    sp_buf_printf(out, "%-10s [%s] %5.1f%%", text(job, "state"), bar, percent);
     if (number(job, "progress.rows_total") > 0) {
-        n += (size_t)snprintf(out + n, size - n, "  rows %s/%s",
-                              table_count(a, number(job, "progress.rows_copied")),
-                              table_count(b, number(job, "progress.rows_total")));
+        sp_buf_printf(out, "  rows %s/%s", table_count(a, number(job, "progress.rows_copied")),
+                      table_count(b, number(job, "progress.rows_total")));
     }
     if (number(job, "progress.rate_bytes_per_s") > 0) {
-        n += (size_t)snprintf(out + n, size - n, "  %.1f MB/s",
-                              number(job, "progress.rate_bytes_per_s") / 1e6);
+        sp_buf_printf(out, "  %.1f MB/s", number(job, "progress.rate_bytes_per_s") / 1e6);
     }
     if (table_at(job, "progress.lag_bytes") != NULL) {
-        n += (size_t)snprintf(out + n, size - n, "  lag %s %s",
-                              table_bytes(a, number(job, "progress.lag_bytes")),
-                              table_ms(b, number(job, "progress.lag_ms")));
+        sp_buf_printf(out, "  lag %s %s", table_bytes(a, number(job, "progress.lag_bytes")),
+                      table_ms(b, number(job, "progress.lag_ms")));
     }
     if (number(job, "progress.eta_ms") > 0) {
-        n += (size_t)snprintf(out + n, size - n, "  ETA %s",
-                              table_ms(a, number(job, "progress.eta_ms")));
+        sp_buf_printf(out, "  ETA %s", table_ms(a, number(job, "progress.eta_ms")));
     }
-    if (text(job, "progress.throttled")[0] != '\0') {
-        n += (size_t)snprintf(out + n, size - n, "  throttled: %.200s",
-                              text(job, "progress.throttled"));
-    }
-    if (text(job, "error.message")[0] != '\0') {
-        snprintf(out + n, size - n, "  (%.120s)", text(job, "error.message"));
+    add_clipped(out, "  throttled: ", table_at(job, "progress.throttled"), 200, "");
+    add_clipped(out, "  (", table_at(job, "error.message"), 120, ")");
+}
+
+// A line that wraps could not be drawn over: what does not fit is left out.
+static void cut_to_terminal(char *line)
+{
+    struct winsize size;
+    int room = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
+    for (; *line != '\0'; line++) {
+        room -= ((unsigned char)*line & 0xc0) != 0x80; // characters, not bytes
+        if (room == 0) {
+            *line = '\0';
+            return;
+        }
     }
 }
 
@@ -104,9 +120,19 @@ void watch_card(json_t *job)
 }
 
 // 0 while it runs, else what watch_job returns plus one.
-static int ended(const char *state)
+static int ended(json_t *job)
 {
-    if (strcmp(state, "completed") == 0 || strcmp(state, "finalized") == 0) {
+    const char *state = text(job, "state");
+    bool can_finalize = false;
+    size_t i;
+    json_t *command;
+    json_array_foreach(json_object_get(job, "can"), i, command)
+    {
+        const char *name = json_string_value(command);
+        can_finalize = can_finalize || (name != NULL && strcmp(name, "finalize") == 0);
+    }
+    // One that is being finalized goes on.
+    if (strcmp(state, "finalized") == 0 || (strcmp(state, "completed") == 0 && can_finalize)) {
         return EXIT_DONE + 1;
     }
     bool over = strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0 ||
@@ -124,7 +150,7 @@ typedef struct view {
 static void show(const sp_rest_t *rest, view_t *view, json_t *job)
 {
     if (rest->json) {
-        char *dump = json_dumps(job, JSON_COMPACT);
+        char *dump = json_dumps(job, JSON_COMPACT | JSON_REAL_PRECISION(15));
         if (dump != NULL && (view->dumped == NULL || strcmp(dump, view->dumped) != 0)) {
             printf("%s\n", dump);
             fflush(stdout);
@@ -133,10 +159,12 @@ static void show(const sp_rest_t *rest, view_t *view, json_t *job)
         view->dumped = dump;
         return;
     }
-    char line[512];
-    progress_line(job, line, sizeof(line));
+    sp_buf_t buf = SP_BUF_INIT;
+    progress_line(job, &buf);
+    char *line = buf.data != NULL ? buf.data : "";
     bool changed = strcmp(view->state, text(job, "state")) != 0;
     if (view->terminal) {
+        cut_to_terminal(line);
         // A phase that is over keeps its line.
         printf("%s\r\033[K%s", changed && view->state[0] != '\0' ? "\n" : "", line);
     } else if (changed || sp_clock_mono_ms() - view->shown_ms > QUIET_MS) {
@@ -144,6 +172,7 @@ static void show(const sp_rest_t *rest, view_t *view, json_t *job)
         view->shown_ms = sp_clock_mono_ms();
     }
     fflush(stdout);
+    sp_buf_free(&buf);
     snprintf(view->state, sizeof(view->state), "%s", text(job, "state"));
 }
 
@@ -162,7 +191,7 @@ int watch_job(const sp_rest_t *rest, const char *job_id)
             seen = true;
             patient_until = sp_clock_mono_ms() + PATIENCE_MS;
             show(rest, &view, reply);
-            over = ended(text(reply, "state"));
+            over = ended(reply);
         } else if ((code == EXIT_REFUSED && status < 500) || !seen ||
                    sp_clock_mono_ms() > patient_until) {
             printf("%s", view.terminal && view.state[0] != '\0' ? "\n" : "");
