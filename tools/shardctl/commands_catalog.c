@@ -35,8 +35,7 @@ static const sp_column_t shard_card[] = {{"id", "id", false},
                                          {"vnodes", "vnode_count", false},
                                          {"ring version", "ring_version", false},
                                          {"ordinal", "ordinal", false},
-                                         {"version", "version", false},
-                                         {"health", "health.verdict", false}};
+                                         {"version", "version", false}};
 
 // Adds "name": value where the option was given.
 static void set_option(json_t *body, const sp_args_t *args, const char *option, const char *field)
@@ -319,7 +318,8 @@ static const sp_opt_t table_create_opts[] = {{"key", "COLUMN",
                                              {NULL, NULL, NULL}};
 static const sp_opt_t table_opts[] = {{"schema", "NAME", "schema (public)"}, {NULL, NULL, NULL}};
 static const sp_opt_t shard_create_opts[] =
-    {{"primary", "DSN", "application role's DSN; @file and env:NAME keep it off the argument list"},
+    {{"primary", "DSN",
+      "application role's DSN, needed; @file and env:NAME keep it off the argument list"},
      {"admin", "DSN", "DDL role's DSN (the primary's)"},
      {"apply", "DSN", "apply role's DSN (made by the admin role)"},
      {"replica", "DSN", "a replica's DSN; may be repeated"},

@@ -27,7 +27,7 @@ static void print_opts(FILE *out, const sp_opt_t *opts)
         char left[64];
         snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value != NULL ? " " : "",
                  o->value != NULL ? o->value : "");
-        fprintf(out, "  %-24s %s\n", left, o->help);
+        fprintf(out, "  %-26s %s\n", left, o->help);
     }
 }
 
@@ -53,10 +53,11 @@ static void help(FILE *out, const char *group)
 
 static void help_command(FILE *out, const sp_command_t *c)
 {
-    fprintf(out, "shardctl %s%s%s %s\n\n  %s\n", c->group, c->verb != NULL ? " " : "",
-            c->verb != NULL ? c->verb : "", c->usage, c->help);
+    fprintf(out, "shardctl %s%s%s%s%s%s\n\n  %s\n", c->group, c->verb != NULL ? " " : "",
+            c->verb != NULL ? c->verb : "", c->usage[0] != '\0' ? " " : "", c->usage,
+            c->opts != NULL ? " [OPTIONS]" : "", c->help);
     if (c->opts != NULL) {
-        fprintf(out, "\noptions:\n");
+        fprintf(out, "\noptions, besides those of every command (shardctl --help):\n");
         print_opts(out, c->opts);
     }
 }
@@ -106,6 +107,10 @@ static int run(const sp_command_t *c, int argc, char **argv, int first, int seco
         help_command(stdout, c);
         return EXIT_DONE;
     }
+    if (parsed && args_flag(&args, "version")) {
+        printf("shardctl %s\n", sp_config_version());
+        return EXIT_DONE;
+    }
     long long timeout = 35;
     if (!parsed || !args_int(&args, "timeout", 1, 86400, &timeout) || args.n_pos < c->min ||
         args.n_pos > c->max) {
@@ -133,37 +138,61 @@ static int run(const sp_command_t *c, int argc, char **argv, int first, int seco
     return code;
 }
 
+static bool has_word(int argc, char **argv, const char *word)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], word) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_group(const char *name)
+{
+    for (size_t t = 0; t < N_TABLES; t++) {
+        for (const sp_command_t *c = tables[t]; c->group != NULL; c++) {
+            if (strcmp(c->group, name) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+// No command was named, or none that there is: help, where it was asked for, or what is wrong. first, second: places of the words, or 0.
+static int run_none(int argc, char **argv, int first, int second)
+{
+    bool word_is_help = first != 0 && strcmp(argv[first], "help") == 0;
+    const char *group = word_is_help ? (second != 0 ? argv[second] : NULL)
+                        : first != 0 ? argv[first]
+                                     : NULL;
+    bool asked = word_is_help || has_word(argc, argv, "--help");
+    if (asked && (group == NULL || is_group(group))) {
+        help(stdout, group);
+        return EXIT_DONE;
+    }
+    if (group != NULL) {
+        bool verb = !word_is_help && second != 0;
+        fprintf(stderr, "shardctl: there is no command `%s%s%s`\n\n", group, verb ? " " : "",
+                verb ? argv[second] : "");
+    }
+    help(stderr, group != NULL && is_group(group) ? group : NULL);
+    return EXIT_USAGE;
+}
+
 int main(int argc, char **argv)
 {
     int first, second;
     curl_global_init(CURL_GLOBAL_DEFAULT);
     const sp_command_t *c = find(argc, argv, &first, &second);
-    int code = EXIT_USAGE;
+    int code = EXIT_DONE;
     if (c != NULL) {
         code = run(c, argc, argv, first, second);
-    } else if (argc > 1 && strcmp(argv[1], "--version") == 0) {
+    } else if (has_word(argc, argv, "--version")) {
         printf("shardctl %s\n", sp_config_version());
-        code = EXIT_DONE;
-    } else if (first == 0 || strcmp(argv[first], "help") == 0) {
-        bool asked = first != 0;
-        for (int i = 1; i < argc; i++) {
-            asked = asked || strcmp(argv[i], "--help") == 0;
-        }
-        help(asked ? stdout : stderr, second != 0 ? argv[second] : NULL);
-        code = asked ? EXIT_DONE : EXIT_USAGE;
     } else {
-        bool group = false, asked = strcmp(argv[argc - 1], "--help") == 0;
-        for (size_t t = 0; t < N_TABLES; t++) {
-            for (const sp_command_t *k = tables[t]; k->group != NULL; k++) {
-                group = group || strcmp(k->group, argv[first]) == 0;
-            }
-        }
-        if (!asked) {
-            fprintf(stderr, "shardctl: there is no command `%s%s%s`\n\n", argv[first],
-                    second != 0 ? " " : "", second != 0 ? argv[second] : "");
-        }
-        help(asked ? stdout : stderr, group ? argv[first] : NULL);
-        code = asked && group ? EXIT_DONE : EXIT_USAGE;
+        code = run_none(argc, argv, first, second);
     }
     curl_global_cleanup();
     return code;
