@@ -146,8 +146,12 @@ static int call(const sp_rest_t *rest, const sp_args_t *args)
         json_decref(body);
         return EXIT_USAGE;
     }
-    int code = rest_call(rest, method, strdup(args->pos[1]), body, &reply);
-    if (code == EXIT_DONE) {
+    sp_rest_t any = *rest;
+    any.any_text = true;
+    int code = rest_call(&any, method, strdup(args->pos[1]), body, &reply);
+    if (code == EXIT_DONE && json_is_string(reply)) {
+        fwrite(json_string_value(reply), 1, json_string_length(reply), stdout);
+    } else if (code == EXIT_DONE) {
         show_json(reply);
     }
     json_decref(reply);

@@ -1,4 +1,5 @@
 // Splits and jobs, and the stream of events.
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,11 +31,18 @@ static bool add_target(json_t *targets, const char *text)
 static bool add_targets_from(json_t *targets, const char *path)
 {
     json_error_t je;
-    json_t *list =
-        strcmp(path, "-") == 0 ? json_loadf(stdin, 0, &je) : json_load_file(path, 0, &je);
+    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "r");
+    if (file == NULL) {
+        fprintf(stderr, "shardctl: %s: %s\n", path, strerror(errno));
+        return false;
+    }
+    json_t *list = json_loadf(file, 0, &je);
+    if (file != stdin) {
+        fclose(file);
+    }
     if (!json_is_array(list)) {
         fprintf(stderr, "shardctl: %s: line %d: %s\n", path, list == NULL ? je.line : 1,
-                list == NULL ? "not valid JSON" : "an array is needed");
+                list == NULL ? je.text : "an array is needed");
         json_decref(list);
         return false;
     }
@@ -114,10 +122,11 @@ static int split(const sp_rest_t *rest, const sp_args_t *args)
                          rest_path(dry_run ? "/api/v1/reshard/split?dry_run=true"
                                            : "/api/v1/reshard/split"),
                          body, &reply);
-    if (code == EXIT_DONE && dry_run) {
+    bool answered = code == EXIT_DONE;
+    if (answered && dry_run) {
         code = json_is_true(json_object_get(reply, "ok")) ? EXIT_DONE : EXIT_REFUSED;
     }
-    if (reply != NULL && json_object_get(reply, "error") == NULL) {
+    if (answered) {
         const char *id = json_string_value(json_object_get(reply, "id"));
         if (rest->json) {
             show_json(reply);
@@ -214,22 +223,24 @@ static int job_throttle(const sp_rest_t *rest, const sp_args_t *args)
     return one_job(rest, "POST", rest_path("/api/v1/reshard/jobs/%s/throttle", args->pos[0]), body);
 }
 
-static bool on_event(const char *kind, const char *data, void *arg)
+static bool on_event(const char *data, void *arg)
 {
     const sp_rest_t *rest = arg;
-    json_t *event = rest->json ? NULL : json_loads(data, 0, NULL);
-    if (event == NULL) {
+    if (rest->json) {
         printf("%s\n", data);
-    } else {
-        static const char *const parts[] = {"keyspace", "shard_id", "job_id", "state", "message"};
-        printf("%-16s", kind);
-        for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
-            char *text = table_text(json_object_get(event, parts[i]));
-            printf("%s%s", text[0] != '\0' ? "  " : "", text);
-            free(text);
-        }
-        printf("\n");
+        return fflush(stdout) == 0;
     }
+    static const char *const parts[] = {"keyspace", "shard_id", "job_id", "state", "message"};
+    json_t *event = json_loads(data, 0, NULL);
+    char *kind = table_text(json_object_get(event, "kind"));
+    printf("%-16s", kind);
+    free(kind);
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        char *text = table_text(json_object_get(event, parts[i]));
+        printf("%s%s", text[0] != '\0' ? "  " : "", text);
+        free(text);
+    }
+    printf("\n");
     json_decref(event);
     return fflush(stdout) == 0;
 }

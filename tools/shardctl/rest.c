@@ -69,6 +69,33 @@ static CURL *open_request(const sp_rest_t *self, const char *method, const char 
     return curl;
 }
 
+static json_t *error_body(const sp_rest_t *self, const char *code, const char *what)
+{
+    return json_pack("{s:{s:s,s:o}}", "error", "code", code, "message",
+                     json_sprintf("%s: %s", self->gateway, what));
+}
+
+// What was answered, as JSON; returns the exit code. Bytes that are no JSON come from something that is not the gateway, or from a path
+// that answers with text.
+static int read_reply(const sp_rest_t *self, long status, sp_buf_t *reply, json_t **ret_reply)
+{
+    bool good = status >= 200 && status < 300;
+    json_t *json = json_loadb(sp_buf_cstr(reply), reply->len, 0, NULL);
+    if (json == NULL && good && self->any_text) {
+        json = json_stringn(sp_buf_cstr(reply), reply->len);
+    }
+    if (json != NULL && (good || json_is_object(json_object_get(json, "error")))) {
+        *ret_reply = json;
+        return good ? EXIT_DONE : EXIT_REFUSED;
+    }
+    char what[96];
+    snprintf(what, sizeof(what), "HTTP %ld, and not a gateway's answer; is this its address?",
+             status);
+    json_decref(json);
+    *ret_reply = error_body(self, "unreadable", what);
+    return EXIT_REFUSED;
+}
+
 int rest_try(const sp_rest_t *self, const char *method, char *path, json_t *body, long *ret_status,
              json_t **ret_reply)
 {
@@ -86,11 +113,9 @@ int rest_try(const sp_rest_t *self, const char *method, char *path, json_t *body
         CURLcode rc = curl_easy_perform(curl);
         curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
         if (rc == CURLE_OK) {
-            *ret_reply = json_loadb(sp_buf_cstr(&reply), reply.len, 0, NULL);
-            code = status >= 200 && status < 300 && *ret_reply != NULL ? EXIT_DONE : EXIT_REFUSED;
+            code = read_reply(self, status, &reply, ret_reply);
         } else {
-            *ret_reply = json_pack("{s:{s:s,s:o}}", "error", "code", "unreachable", "message",
-                                   json_sprintf("%s: %s", self->gateway, curl_easy_strerror(rc)));
+            *ret_reply = error_body(self, "unreachable", curl_easy_strerror(rc));
         }
         if (ret_status != NULL) {
             *ret_status = status;
@@ -111,16 +136,17 @@ void rest_explain(const sp_rest_t *self, int code, const json_t *reply)
         return;
     }
     if (self->json && reply != NULL) {
-        json_dumpf(reply, stdout, JSON_INDENT(2));
-        printf("\n");
+        table_json(stdout, reply);
         return;
     }
     const json_t *error = json_object_get(reply, "error");
-    const char *name = json_string_value(json_object_get(error, "code"));
-    const char *message = json_string_value(json_object_get(error, "message"));
+    char *name = table_text(json_object_get(error, "code"));
+    char *message = table_text(json_object_get(error, "message"));
     json_t *details = json_object_get(error, "details");
-    fprintf(stderr, "shardctl: %s: %s\n", name != NULL ? name : "error",
-            message != NULL ? message : "no answer that can be read");
+    fprintf(stderr, "shardctl: %s: %s\n", name[0] != '\0' ? name : "error",
+            message[0] != '\0' ? message : "memory ran out");
+    free(name);
+    free(message);
     const char *key;
     json_t *value;
     json_object_foreach(details, key, value)
@@ -144,30 +170,33 @@ int rest_call(const sp_rest_t *self, const char *method, char *path, json_t *bod
 }
 
 typedef struct follower {
-    sp_buf_t line;                                                   // not complete yet
-    sp_buf_t data;                                                   // of the event so far
-    char kind[128];                                                  // of the event so far
-    bool (*on_event)(const char *kind, const char *data, void *arg); // caller's
-    void *arg;                                                       // for on_event
-    bool ended;                                                      // on_event has seen enough
+    CURL *curl;                                    // request
+    sp_buf_t refusal;                              // body of another answer
+    sp_buf_t line;                                 // not complete yet
+    sp_buf_t data;                                 // of the event so far
+    bool (*on_event)(const char *data, void *arg); // caller's
+    void *arg;                                     // for on_event
+    bool ended;                                    // on_event has seen enough
 } follower_t;
 
 static void take_line(follower_t *f, const char *line)
 {
-    if (strncmp(line, "event: ", 7) == 0) {
-        snprintf(f->kind, sizeof(f->kind), "%s", line + 7);
-    } else if (strncmp(line, "data: ", 6) == 0) {
+    if (strncmp(line, "data: ", 6) == 0) {
         sp_buf_addz(&f->data, line + 6);
     } else if (line[0] == '\0' && f->data.len > 0) {
-        f->ended = !f->on_event(f->kind, sp_buf_cstr(&f->data), f->arg);
+        f->ended = !f->on_event(sp_buf_cstr(&f->data), f->arg);
         sp_buf_reset(&f->data);
-        f->kind[0] = '\0';
     }
 }
 
 static size_t on_stream(char *data, size_t size, size_t n, void *arg)
 {
     follower_t *f = arg;
+    long status = 0;
+    curl_easy_getinfo(f->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (status != 200) {
+        return on_bytes(data, size, n, &f->refusal);
+    }
     for (size_t i = 0; i < size * n && !f->ended; i++) {
         if (data[i] != '\n') {
             sp_buf_addc(&f->line, data[i]);
@@ -179,31 +208,40 @@ static size_t on_stream(char *data, size_t size, size_t n, void *arg)
     return f->ended || f->line.failed ? 0 : size * n;
 }
 
-int rest_events(const sp_rest_t *self,
-                bool (*on_event)(const char *kind, const char *data, void *arg), void *arg)
+int rest_events(const sp_rest_t *self, bool (*on_event)(const char *data, void *arg), void *arg)
 {
     struct curl_slist *headers = NULL;
     follower_t f = {.line = {.limit = 1024 * 1024},
                     .data = {.limit = 1024 * 1024},
+                    .refusal = {.limit = 1024 * 1024},
                     .on_event = on_event,
                     .arg = arg};
     CURL *curl = open_request(self, "GET", "/api/v1/events", NULL, &headers);
     CURLcode rc = CURLE_FAILED_INIT;
+    long status = 0;
     if (curl != NULL) {
+        f.curl = curl;
         curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_stream);
         curl_easy_setopt(curl, CURLOPT_WRITEDATA, &f);
-        curl_easy_setopt(curl, CURLOPT_FAILONERROR, 1L);
         curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
         curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, 30L); // heartbeats come every 5 s
         rc = curl_easy_perform(curl);
+        curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
     }
+    json_t *refusal = NULL;
+    int code = EXIT_DONE;
+    if (rc == CURLE_OK && status != 200) {
+        code = read_reply(self, status, &f.refusal, &refusal);
+    } else if (rc != CURLE_OK && !f.ended) {
+        refusal = error_body(self, "unreachable", curl_easy_strerror(rc));
+        code = EXIT_UNREACHABLE;
+    }
+    rest_explain(self, code, refusal);
+    json_decref(refusal);
     curl_easy_cleanup(curl);
     curl_slist_free_all(headers);
     sp_buf_free(&f.line);
     sp_buf_free(&f.data);
-    if (f.ended || rc == CURLE_OK) {
-        return EXIT_DONE;
-    }
-    fprintf(stderr, "shardctl: %s: %s\n", self->gateway, curl_easy_strerror(rc));
-    return rc == CURLE_HTTP_RETURNED_ERROR ? EXIT_REFUSED : EXIT_UNREACHABLE;
+    sp_buf_free(&f.refusal);
+    return code;
 }

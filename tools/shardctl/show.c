@@ -4,8 +4,7 @@
 
 void show_json(const json_t *reply)
 {
-    json_dumpf(reply, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
-    printf("\n");
+    table_json(stdout, reply);
 }
 
 int show_list(const sp_rest_t *rest, char *path, const char *field, const sp_column_t *columns,
