@@ -1,6 +1,7 @@
 """The generators refuse what would become wrong C code, and the committed documents are what the schemas say."""
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -78,6 +79,23 @@ def test_openapi_holds_every_route():
     text = json.dumps(document)
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"], name
+
+
+def test_the_architecture_names_what_there_is():
+    """Files and functions that a reader is sent to."""
+    with open(os.path.join(REPO, "docs", "architecture.md"), encoding="utf-8") as f:
+        page = f.read()
+    sources = {}
+    for top in ("common", "services", "tools"):
+        for folder, _, names in os.walk(os.path.join(REPO, top)):
+            sources.update({os.path.join(folder, name): name for name in names if name.endswith((".c", ".h", ".py", ".sql"))})
+    code = "".join(open(path, encoding="utf-8").read() for path in sources)
+    quoted = set(re.findall(r"`([^`\n]+)`", page))
+    files = {q for q in quoted if re.fullmatch(r"[\w/]*\w\.(c|py|sql)", q)} - {"main.c", "X.c", "X_handlers.c"}
+    functions = {m for q in quoted for m in re.findall(r"^(\w+)\(\)$", q)}
+    assert len(files) > 30 and len(functions) > 5
+    assert not [f for f in files if not any(path.endswith("/" + f) for path in sources)]
+    assert not [f for f in functions if not re.search(rf"\b{f}\(", code)]
 
 
 @pytest.mark.parametrize("text, code", [
