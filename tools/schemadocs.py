@@ -4,16 +4,16 @@ import re
 
 from schemagen import split_type
 
-# What the gateway answers by itself: no message stands behind these paths.
+# What the gateway answers by itself: no message stands behind these paths. Description, type, whether 503 has an answer of the same form.
 OWN_PATHS = {
-    "/health": ("The gateway and what it sees, for people and load balancers.", "application/json"),
-    "/api/v1/health": ("The same as /health.", "application/json"),
-    "/livez": ("The process runs.", "text/plain"),
-    "/readyz": ("The gateway can answer requests; 503 while it cannot.", "text/plain"),
-    "/metrics": ("Metrics in Prometheus' text format.", "text/plain"),
+    "/health": ("The gateway and what it sees, for people and load balancers; 503 while it cannot answer requests.", "application/json", True),
+    "/api/v1/health": ("The same as /health.", "application/json", True),
+    "/livez": ("The process runs.", "text/plain", False),
+    "/readyz": ("The gateway can answer requests; 503 while it cannot.", "text/plain", True),
+    "/metrics": ("Metrics in Prometheus' text format.", "text/plain", False),
     "/api/v1/events": ("Server-sent events: each `data` is an `event` message as JSON. A comment comes every 5 seconds. After a "
                        "reconnect with Last-Event-ID the missed events follow; an event `gap` means: read the state again.",
-                       "text/event-stream"),
+                       "text/event-stream", False),
 }
 # Errors of the gateway itself, possible on every route.
 COMMON_ERRORS = ("malformed", "unknown_field", "missing_field", "invalid_argument", "too_large", "header_too_large", "method_not_allowed",
@@ -122,17 +122,20 @@ def operation(model, message):
     return out
 
 
-def own_operation(path, doc, content_type):
+def own_operation(model, path, doc, content_type, answers_503):
+    schema = {"type": "object" if content_type == "application/json" else "string"}
+    content = {content_type: {"schema": schema}}
+    answers = {"200": {"description": "Answer.", "content": content}}
+    if answers_503:
+        answers["503"] = {"description": "The same, and why requests cannot be answered.", "content": content}
+    answers.update(error_answers(model, ["method_not_allowed"] + (["rate_limited", "unavailable"] if path.endswith("/events") else [])))
     return {"get": {"operationId": re.sub(r"[^a-z0-9]+", "_", path.lower()).strip("_"), "summary": doc.split(". ")[0].rstrip("."),
-                    "description": doc, "tags": ["gateway"],
-                    "responses": {"200": {"description": "Answer.", "content": {content_type: {"schema": {"type": "string"} if
-                                                                                             content_type != "application/json" else
-                                                                                             {"type": "object"}}}}}}}
+                    "description": doc, "tags": ["gateway"], "responses": dict(sorted(answers.items()))}}
 
 
 def openapi(model):
     routes = [m for m in model.messages.values() if "rest" in m]
-    paths = {path: own_operation(path, doc, kind) for path, (doc, kind) in OWN_PATHS.items()}
+    paths = {path: own_operation(model, path, *told) for path, told in OWN_PATHS.items()}
     for message in routes:
         paths.setdefault(message["rest"]["path"], {})[message["rest"]["method"].lower()] = operation(model, message)
     answers = {m[key] for m in routes for key in ("reply", "other_reply") if key in m}
