@@ -5,7 +5,7 @@
 set -u
 
 # One requirement a line: Debian packages (first choice first, `|` between alternatives), then how it shows without dpkg:
-# cmd:NAME, pkg:MODULE[,MODULE] (any), py:MODULE for /usr/bin/python3.
+# cmd:NAME, pkg:MODULE[,MODULE] (any), py:MODULE for /usr/bin/python3, server: where tools/localstack looks for PostgreSQL's.
 base='
 gcc cmd:gcc
 make cmd:make
@@ -21,8 +21,7 @@ libmicrohttpd-dev pkg:libmicrohttpd
 libsodium-dev pkg:libsodium
 libcmocka-dev pkg:cmocka
 etcd-server cmd:etcd
-etcd-client cmd:etcdctl
-postgresql-15|postgresql cmd:/usr/lib/postgresql/15/bin/postgres
+postgresql-15|postgresql server
 postgresql-client-15|postgresql-client cmd:psql
 python3 cmd:python3
 python3-pytest py:pytest
@@ -54,6 +53,9 @@ shows() { # how -> 0 when the requirement is there
         cmd:*) command -v "${1#cmd:}" >/dev/null 2>&1 ;;
         pkg:*) local m
                for m in $(echo "${1#pkg:}" | tr , ' '); do pkg-config --exists "$m" 2>/dev/null && return 0; done; return 1 ;;
+        server) local dir
+                for dir in ${PG_BIN:-} /usr/lib/postgresql/*/bin; do [ -x "$dir/initdb" ] && return 0; done
+                command -v initdb >/dev/null 2>&1 ;;
         py:*) /usr/bin/python3 -c "import ${1#py:}" >/dev/null 2>&1 ;;
     esac
 }
@@ -135,6 +137,7 @@ if ! choose || ! apt install --no-install-recommends $chosen; then
     if ! apt update || ! choose || ! apt install --no-install-recommends $chosen; then
         echo "deps: failed${unavailable:+ (no package for $unavailable)}; apt-get said:" >&2
         tail -n 20 "$log" >&2
+        [ -z "$as_root" ] || echo "deps: or, as root: apt-get install$(echo "$missing" | sed 's/|[^ ]*//g')" >&2
         exit 1
     fi
 fi
