@@ -15,11 +15,10 @@ static const char question[] =
     "SELECT pg_is_in_recovery(),"
     " (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - "
     "'0/0'::pg_lsn)::int8,"
-    " (extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::int8,"
     " EXISTS (SELECT FROM pg_stat_wal_receiver),"
     " (SELECT system_identifier FROM pg_control_system())::text,"
     " (SELECT timeline_id FROM pg_control_checkpoint())";
-enum { COL_RECOVERY, COL_LSN, COL_AGE, COL_RECEIVING, COL_SYSTEM, COL_TIMELINE, COLUMNS };
+enum { COL_RECOVERY, COL_LSN, COL_RECEIVING, COL_SYSTEM, COL_TIMELINE, COLUMNS };
 
 typedef enum { IDLE, CONNECTING, ASKING } stage_t;
 enum { RECONNECT_ROUNDS = 10 };
@@ -186,8 +185,6 @@ static bool take_answer(probe_t *self, const PGresult *result, probe_outcome_t *
     ret->receiving = PQgetvalue(result, 0, COL_RECEIVING)[0] == 't';
     sp_str_to_int64(sp_str(PQgetvalue(result, 0, COL_LSN)),
                     &ret->lsn); // NULL is "": nothing replayed, 0
-    ret->has_replayed_age =
-        sp_str_to_int64(sp_str(PQgetvalue(result, 0, COL_AGE)), &ret->replayed_age_ms) == SP_OK;
     sp_str_to_int64(sp_str(PQgetvalue(result, 0, COL_TIMELINE)), &ret->timeline);
     snprintf(self->system_identifier, sizeof self->system_identifier, "%s",
              PQgetvalue(result, 0, COL_SYSTEM));

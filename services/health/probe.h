@@ -18,8 +18,6 @@ typedef struct probe_outcome {
     double latency_ms;             // of the query
     bool in_recovery;              // pg_is_in_recovery
     int64_t lsn;                   // primary: written; replica: replayed
-    bool has_replayed_age;         // a commit was replayed
-    int64_t replayed_age_ms;       // its age
     bool receiving;                // a WAL receiver runs
     const char *system_identifier; // digits
     int64_t timeline;              // of the last checkpoint

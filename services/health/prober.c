@@ -79,8 +79,6 @@ static void tell(prober_t *self, const probe_t *probe, const probe_outcome_t *ou
         result.lsn = out->lsn;
         result.receiving = out->receiving;
         result.timeline = out->timeline;
-        result.has_replayed_age_ms = out->has_replayed_age;
-        result.replayed_age_ms = out->replayed_age_ms;
         result.system_identifier = sp_str(out->system_identifier);
     } else {
         result.error = sp_str(out->error);

@@ -116,7 +116,7 @@ bool shards_take_catalog(shards_t *self, const sp_catalog_t *catalog)
     // What cannot fail any more: guards' findings move, pointers into the table are set anew.
     for (size_t i = 0; i < n; i++) {
         shard_t *former = shards_find(self, sp_str(items[i].id));
-        if (former) {
+        if (former && strcmp(items[i].servers[0].dsn, former->servers[0].dsn) == 0) {
             items[i].guards_known = former->guards_known;
             items[i].guards_ok = former->guards_ok;
             items[i].guard_reasons_n = former->guard_reasons_n;

@@ -32,7 +32,7 @@ typedef struct shard {
     size_t n;                 // count
     verdict_t verdict;        // now
     verdict_t told;           // in the last event; 0 none
-    bool guards_known;        // checked since the catalog's record last changed
+    bool guards_known;        // checked since the primary's DSN last changed
     bool guards_ok;           // as the catalog wants them
     char *guard_reasons[20];  // what differs; owned
     size_t guard_reasons_n;   // count
