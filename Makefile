@@ -60,7 +60,7 @@ LIBCOMMON := $(OUT)/libcommon.a
         docker-build docker-up docker-logs docker-down client example
 
 help: ## list the targets
-	@{ grep -hE '^[a-z-]+:.*## ' Makefile; printf '%s\n' $(SERVICES) | sed 's/.*/run-&:## run the & with configs\/&.json/'; } | \
+	@{ grep -hE '^[a-z-]+:.*## ' Makefile; printf '%s\n' $(SERVICES) | sed 's/.*/run-&:## run the & with configs\/&.json (first: make up UP=--no-services)/'; } | \
 	    sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 	@printf '\nvariables:\n  %s\n  %s\n  %s\n' \
 	    'SAN=asan, SAN=tsan   with a sanitizer; objects and binaries go to build/$$SAN' \

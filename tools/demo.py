@@ -54,7 +54,9 @@ class Progress:
         if p.get("rate_bytes_per_s") and job["state"] == "precopy":
             facts.append(f"{p['rate_bytes_per_s'] / 1e6:.1f} MB/s")
         if job["state"] == "deltasync":
-            facts.append(f"lag {p.get('lag_bytes', 0):,} B, {p.get('rows_applied', 0):,} changes applied")
+            facts.append(f"lag {p.get('lag_bytes', 0):,} B")
+        if p.get("rows_applied"):
+            facts.append(f"{p['rows_applied']:,} changes applied")
         if job["state"] == "validating":
             facts.append(f"{p.get('rows_validated', 0):,} rows compared")
         facts.append(f"{writers.acked('router'):,} writes acknowledged")
@@ -90,9 +92,10 @@ def addresses(stack):
     say(f"  gateway   {status['gateway']}   (try: bin/shardctl --gateway {status['gateway']} shard list)")
     for s in status["services"]:
         if s["kind"] != "gateway":
-            say(f"  {s['id']:<12} {s['listen'] or ''}  http://{s['metrics']}/metrics")
+            say(f"  {s['id']:<12} {s['listen'] or '-':<24} http://{s['metrics']}/metrics")
     for s in status["shards"]:
         say(f"  {s['name']:<12} {s['host']}:{s['port']}/{s['database']}")
+    say(f"  everything, with passwords: tools/localstack status --json --dir {os.path.relpath(status['dir'])}")
     say(f"  stop it with: tools/localstack down --purge --dir {os.path.relpath(status['dir'])}")
 
 

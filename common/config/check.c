@@ -59,7 +59,8 @@ static const char *check_secret(const char *path, char *why, size_t why_size)
 {
     struct stat st;
     if (stat(path, &st) != 0) {
-        snprintf(why, why_size, "%s: %s", path, strerror(errno));
+        snprintf(why, why_size, "%s: %s%s", path, strerror(errno),
+                 errno == ENOENT ? "; make one with: openssl rand -hex 32" : "");
     } else if (!S_ISREG(st.st_mode)) {
         snprintf(why, why_size, "%s is not a regular file", path);
     } else if (st.st_mode & 077) {
