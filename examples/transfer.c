@@ -15,6 +15,8 @@ static int fail(const char *what, const shardplane_error_t *err)
 
 int main(int argc, char **argv)
 {
+    static const char sql[] =
+        "UPDATE customers SET balance = balance + $1 WHERE id = $2 RETURNING balance";
     shardplane_t *sp = NULL;
     shardplane_options_t options = SHARDPLANE_OPTIONS_INIT;
     shardplane_request_t *request;
@@ -38,14 +40,15 @@ int main(int argc, char **argv)
         shardplane_close(&sp);
         return fail("route", &err);
     }
-    printf("customer %s lives on %s (%s:%d), ring version %" PRId64 "\n", argv[2], owner.shard_id, owner.host,
-           owner.port, owner.ring_version);
+    printf("customer %s lives on %s (%s:%d), ring version %" PRId64 "\n", argv[2], owner.shard_id,
+           owner.host, owner.port, owner.ring_version);
 
     request = shardplane_request_new(NULL, argv[2]);
-    shardplane_request_statement(request, "UPDATE customers SET balance = balance + $1 WHERE id = $2 RETURNING balance");
+    shardplane_request_statement(request, sql);
     shardplane_request_int(request, 10);
     shardplane_request_text(request, argv[2]);
-    shardplane_request_idempotency_key(request, NULL); /* a lost answer is asked for again, not done again */
+    /* A lost answer is asked for again, not done again. */
+    shardplane_request_idempotency_key(request, NULL);
     shardplane_request_deadline(request, 5000);
     rc = shardplane_execute(sp, request, &result, &err);
     if (rc == SHARDPLANE_OK && shardplane_result_rows(result, 0) == 1)

@@ -2,13 +2,13 @@
 # Lint: banned calls, format, cppcheck, clang-tidy. `tools/lint.sh [banned|format|cppcheck|tidy]...`; all of them unless told.
 # LINT_SECONDS bounds clang-tidy (default 900): files that it did not reach are named, and count as a failure.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 2
 BUILD=${BUILD:-build}
 steps=${*:-banned format cppcheck tidy}
 failed=0
 
-mapfile -t sources < <(find common services tools tests -name '*.c' | sort)
-mapfile -t headers < <(find common services tools tests -name '*.h' | sort)
+mapfile -t sources < <(find common services tools tests examples -name '*.c' | sort)
+mapfile -t headers < <(find common services tools tests examples -name '*.h' | sort)
 [ ${#sources[@]} -gt 0 ] || { echo "lint: no sources"; exit 0; }
 
 need() { command -v "$1" >/dev/null 2>&1 || { echo "lint: $1 is missing (tools/deps.sh lint)"; failed=1; return 1; }; }
@@ -47,7 +47,7 @@ run_cppcheck() {
     need cppcheck || return
     if cppcheck -q -j 2 --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 --suppress=missingInclude \
         --suppress=unknownMacro --suppress=varFuncNullUB --template='{file}:{line}: {severity}: {message} [{id}]' -I. -I"$BUILD/gen" \
-        common services tools tests; then
+        -Icommon/client common services tools tests examples; then
         echo "lint: cppcheck: clean"
     else
         failed=1
@@ -58,7 +58,7 @@ tidy() {
     need clang-tidy || return
     local seconds=${LINT_SECONDS:-900} pc flags done_list
     pc=$(pkg-config --exists msgpack-c && echo msgpack-c || echo msgpack)
-    flags="-std=gnu17 -D_GNU_SOURCE -I. -I$BUILD/gen $(pkg-config --cflags libczmq libzmq "$pc" libpq libcurl jansson libmicrohttpd libsodium)"
+    flags="-std=gnu17 -D_GNU_SOURCE -I. -I$BUILD/gen -Icommon/client $(pkg-config --cflags libczmq libzmq "$pc" libpq libcurl jansson libmicrohttpd libsodium)"
     done_list=$(mktemp)
     # shellcheck disable=SC2016
     printf '%s\n' "${sources[@]}" | timeout "$seconds" xargs -P 2 -I{} sh -c \

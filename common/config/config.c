@@ -409,9 +409,8 @@ static int port_of_listen(const sp_config_t *self)
 {
     char host[256];
     int port = -1;
-    const char *listen = sp_config_find_row(self->rows, self->n, "listen")
-                             ? sp_config_str(self, "listen")
-                             : NULL;
+    const char *listen =
+        sp_config_find_row(self->rows, self->n, "listen") ? sp_config_str(self, "listen") : NULL;
     if (listen && strncmp(listen, "tcp://", 6) == 0 &&
         sp_config_split_address(listen + 6, host, sizeof host, &port))
         return port;

@@ -68,6 +68,12 @@ static const sp_job_row_t *find(int state, int mode, int event)
     return NULL;
 }
 
+// What operators say; all else happens.
+static bool is_command(int event)
+{
+    return event == SP_JOB_EV_CANCEL || event == SP_JOB_EV_RETRY || event == SP_JOB_EV_FINALIZE;
+}
+
 int sp_job_next(int state, int mode, int event, const sp_job_row_t **ret_row, sp_error_t *err)
 {
     const sp_job_row_t *row = find(state, mode, event);
@@ -79,7 +85,8 @@ int sp_job_next(int state, int mode, int event, const sp_job_row_t **ret_row, sp
     size_t len = 0;
     for (size_t i = 0; i < sp_job_rows_n && len < sizeof possible; i++) {
         const sp_job_row_t *r = &sp_job_rows[i];
-        if ((int)r->from == state && (int)r->from_mode == mode)
+        if ((int)r->from == state && (int)r->from_mode == mode &&
+            (is_command((int)r->event) || !is_command(event)))
             len += (size_t)snprintf(possible + len, sizeof possible - len, "%s%s", len ? ", " : "",
                                     sp_job_event_name(r->event));
     }

@@ -9,6 +9,7 @@
 
 #include "common/base/clock.h"
 #include "common/client/shardplane.h"
+#include "common/config/config.h"
 #include "common/mesh/mesh.h"
 #include "common/mesh/signals.h"
 #include "common/ring/hash.h"
@@ -579,6 +580,7 @@ static void test_bad_options(void **state)
 static void test_codes(void **state)
 {
     (void)state;
+    assert_string_equal(shardplane_version(), sp_config_version()); // one release, two places
     assert_string_equal(shardplane_code_name(SHARDPLANE_E_INVALID_ARGUMENT), "invalid_argument");
     assert_string_equal(shardplane_code_name(SHARDPLANE_E_OUTCOME_UNKNOWN), "outcome_unknown");
     assert_int_equal(SHARDPLANE_E_IDEMPOTENCY_MISMATCH, SP_E_IDEMPOTENCY_MISMATCH);

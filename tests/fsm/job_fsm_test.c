@@ -59,6 +59,21 @@ static void every_cell(void **state)
     assert_int_equal(taken, sp_job_rows_n);
 }
 
+static void a_refused_command_names_commands(void **state)
+{
+    (void)state;
+    const sp_job_row_t *row = NULL;
+    sp_error_t err = {0};
+    sp_job_next(SP_JOB_COMPLETED, SP_JOB_FLIPPED, SP_JOB_EV_RETRY, &row, &err);
+    assert_non_null(strstr(err.text, "possible: finalize"));
+    assert_null(strstr(err.text, "finalized"));
+    sp_job_next(SP_JOB_PENDING, SP_JOB_FORWARD, SP_JOB_EV_FINALIZE, &row, &err);
+    assert_non_null(strstr(err.text, "possible: cancel"));
+    assert_null(strstr(err.text, "planned"));
+    sp_job_next(SP_JOB_COMPLETED, SP_JOB_FLIPPED, SP_JOB_EV_SEALED, &row, &err);
+    assert_non_null(strstr(err.text, "finalized"));
+}
+
 static void rows_are_sound(void **state)
 {
     (void)state;
@@ -239,9 +254,13 @@ static void page_is_current(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_agree),   cmocka_unit_test(every_cell),
-        cmocka_unit_test(rows_are_sound),  cmocka_unit_test(everything_is_reached_and_ends),
-        cmocka_unit_test(stories),         cmocka_unit_test(commands),
+        cmocka_unit_test(numbers_agree),
+        cmocka_unit_test(every_cell),
+        cmocka_unit_test(a_refused_command_names_commands),
+        cmocka_unit_test(rows_are_sound),
+        cmocka_unit_test(everything_is_reached_and_ends),
+        cmocka_unit_test(stories),
+        cmocka_unit_test(commands),
         cmocka_unit_test(page_is_current),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
