@@ -64,9 +64,8 @@ const sp_option_t **sp_config_merge_rows(const sp_option_t *rows, size_t n, size
         while (at < k && strcmp(out[at]->name, rows[i].name) != 0)
             at++;
         if (rows[i].type == SP_OPT_NONE) {
-            memmove(&out[at], &out[at + 1],
-                    (k - at) * sizeof *out); // with what stands behind the last
-            k -= at < k;
+            for (k -= at < k; at < k; at++)
+                out[at] = out[at + 1];
             continue;
         }
         out[at] = &rows[i];
