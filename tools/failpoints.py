@@ -6,8 +6,7 @@
     tools/failpoints.py --names [SERVICE]   the names, one a line, e.g. for tests that kill a service at each of them
 
 A failpoint is sp_failpoint("name"); the manager's are also made of names: job_step(job, "name", ...) has job_<name>_before and
-job_<name>_after, and so has each
-job_transition(job, SP_JOB_EV_<NAME>, ...).
+job_<name>_after, and so has each job_transition(job, SP_JOB_EV_<NAME>, ...).
 """
 import os
 import re

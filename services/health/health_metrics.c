@@ -36,7 +36,7 @@ int health_metrics_open(health_metrics_t *self, const char *service_id, sp_error
                                           "Messages that were malformed or too large.", NULL),
                        NULL);
     self->catalog_age =
-        sp_metric_with(sp_metrics_gauge(r, "shardplane_catalog_age_seconds",
+        sp_metric_with(sp_metrics_gauge(r, "shardplane_health_catalog_age_seconds",
                                         "Since etcd last answered the watch.", NULL),
                        NULL);
     return SP_OK;
