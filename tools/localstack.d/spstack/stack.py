@@ -293,7 +293,6 @@ class Stack:
             record = {"kind": kind, "id": f"{kind}-{n}", "ports": Ports(self.record["port_base"], taken).service(kind, n)}
             refuse_used([(record["id"], p) for p in record["ports"].values()])
             self.record["services"].append(record)
-            self.record["wanted"][kind] += 1
             self._adopt(self.record)
             self._save()
             service = self.services[record["id"]]
