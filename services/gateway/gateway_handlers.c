@@ -10,6 +10,8 @@
 #include "services/gateway/answers.h"
 #include "services/gateway/forward.h"
 
+#define STALE_MS 10000 // about the lease of a service: behind it none of them needs to live still
+
 static void write_count(sp_buf_t *out, const sp_gateway_t *self, const char *kind, bool last)
 {
     sp_buf_printf(out, "\"%s\":%zu%s", kind, sp_backends_count(self->backends, kind),
@@ -22,8 +24,14 @@ static void handle_health(sp_gateway_t *self, sp_exchange_t *x)
     const char *reason = NULL;
     bool ready = sp_gateway_ready(self, &reason);
     const char *leader = sp_backends_leader(self->backends);
-    bool whole = ready && leader[0] != '\0' && sp_backends_count(self->backends, "router") > 0;
     int64_t age = sp_backends_age_ms(self->backends);
+    // What is known of leader and services is as old as etcd's last answer.
+    bool stale = age > STALE_MS;
+    bool whole =
+        ready && !stale && leader[0] != '\0' && sp_backends_count(self->backends, "router") > 0;
+    if (ready && stale) {
+        reason = "etcd does not answer: keys are routed by the last catalog, changes are refused";
+    }
     sp_buf_t out = SP_BUF_INIT;
     sp_buf_printf(&out, "{\"status\":\"%s\",\"service\":\"gateway\",\"service_id\":",
                   whole   ? "ok"

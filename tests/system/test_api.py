@@ -29,6 +29,17 @@ def test_probes_and_metrics(rig):
     assert services["leader"].startswith("manager-") and services["epoch"] > 0
 
 
+def test_health_says_that_etcd_is_gone(rig):
+    rig.stack.etcd.stop()
+    try:
+        gone = rig.stack.wait_for("a degraded gateway", lambda: (lambda h: h if h["status"] == "degraded" else None)(
+            rig.api.get("/health")), 30 * SLOW)
+        assert "etcd" in gone["reason"] and gone["catalog_age_ms"] > 10000
+    finally:
+        rig.stack.etcd.start()
+    rig.stack.wait_for("a whole gateway", lambda: rig.api.get("/health")["status"] == "ok", 30 * SLOW)
+
+
 def test_shards_and_their_health(cell):
     def healthy():
         for shard in cell.rig.api.get("/api/v1/shards").get("shards", []):
