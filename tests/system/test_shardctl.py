@@ -34,7 +34,8 @@ def as_json(rig, *args, **kwargs):
     (("shard", "list", "--timeout", "x"), 2), (("split", "a"), 2), (("shard", "create", "x"), 2), (("exec", "1"), 2),
     (("--gateway", "127.0.0.1:1", "shard", "list"), 3), (("--gateway", "http://127.0.0.1:1", "events"), 3),
     (("--help",), 0), (("help", "shard"), 0), (("split", "--help"), 0), (("--version",), 0), (("--json", "--version"), 0),
-    (("shard", "--help"), 0), (("help", "nothing"), 2), (("nothing", "--help"), 2), (("split", "a", "--targets-from", "/nothing"), 2),
+    (("shard", "--help"), 0), (("shard", "--gateway=127.0.0.1:1", "list"), 3), (("--timeout=5", "--gateway", "127.0.0.1:1", "health"), 3),
+    (("help", "nothing"), 2), (("nothing", "--help"), 2), (("split", "a", "--targets-from", "/nothing"), 2),
 ])
 def test_exit_codes_without_a_gateway(args, code):
     done = subprocess.run([SHARDCTL, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=30, check=False)

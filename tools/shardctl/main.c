@@ -62,13 +62,26 @@ static void help_command(FILE *out, const sp_command_t *c)
     }
 }
 
-// First two words that are no options (their values are skipped) name the command.
+// How many words a global option takes, itself included; 0 when it is none.
+static int global_option(const char *arg)
+{
+    for (const sp_opt_t *o = global_opts; strncmp(arg, "--", 2) == 0 && o->name != NULL; o++) {
+        size_t len = strlen(o->name);
+        if (strncmp(arg + 2, o->name, len) == 0 && (arg[2 + len] == '\0' || arg[2 + len] == '=')) {
+            return o->value != NULL && arg[2 + len] == '\0' ? 2 : 1;
+        }
+    }
+    return 0;
+}
+
+// First two words that are no global options, or values of them, name the command.
 static const sp_command_t *find(int argc, char **argv, int *ret_first, int *ret_second)
 {
     *ret_first = *ret_second = 0;
     for (int i = 1; i < argc && *ret_second == 0; i++) {
-        if (strcmp(argv[i], "--gateway") == 0 || strcmp(argv[i], "--timeout") == 0) {
-            i++;
+        int words = global_option(argv[i]);
+        if (words > 0) {
+            i += words - 1;
         } else if (strncmp(argv[i], "--", 2) != 0) {
             *(*ret_first == 0 ? ret_first : ret_second) = i;
         } else if (*ret_first != 0) {
