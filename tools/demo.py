@@ -184,6 +184,9 @@ def problems(report, check):
     wrong = [f"{n} rows {kind}" for kind, n in report["ledger"].items() if n]
     if report["stale_writes"]["accepted"]:
         wrong.append(f"{report['stale_writes']['accepted']} stale writes accepted")
+    neither = report["stale_writes"]["attempted"] - report["stale_writes"]["refused"] - report["stale_writes"]["accepted"]
+    if neither > 0:  # an UPDATE of no row on a shard that owns nothing must be refused, too
+        wrong.append(f"{neither} stale writes were neither refused nor accepted")
     if not report["stale_writes"]["attempted"]:
         wrong.append("no stale write was attempted: the demo proved less than it should")
     if report["writes"]["failed"]:

@@ -25,7 +25,7 @@ def test_a_clean_report_has_no_problem():
 
 
 @pytest.mark.parametrize("path, value", [(("ledger", k), 1) for k in CLEAN["ledger"]] + [
-    (("stale_writes", "accepted"), 1), (("stale_writes", "attempted"), 0), (("writes", "failed"), 1),
+    (("stale_writes", "accepted"), 1), (("stale_writes", "attempted"), 0), (("stale_writes", "refused"), 4), (("writes", "failed"), 1),
     (("write_pause_ms", "longest"), 1000.0), (("ring_version", "after"), 1)])
 def test_each_fault_is_a_problem(path, value):
     report = copy.deepcopy(CLEAN)
