@@ -134,7 +134,8 @@ static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path
                             schema->name, sp_mp_kind_name(map.kind));
     }
     memset(body, 0, schema->size);
-    uint64_t seen = 0;
+    uint64_t given = 0,
+             seen = 0; // bit i: fields[i] was named; and was not nil where that is absent
     size_t next = 0;
     for (size_t n = 0; n < map.n; n++) {
         rc = sp_mp_next(&d->reader, &key, d->err);
@@ -147,19 +148,24 @@ static int decode_message(decoder_t *d, const sp_schema_t *schema, const sp_path
                                 sp_mp_kind_name(key.kind));
         }
         int found = find_field(schema, key.i, next);
-        bool nil = d->reader.at < d->reader.end && *d->reader.at == 0xc0;
-        if (found < 0 || (nil && schema->fields[found].type != SP_T_VALUE)) {
-            rc = sp_mp_skip(&d->reader,
-                            d->err); // from a newer peer; or nil, which is the same as absent
+        if (found < 0) { // from a newer peer
+            rc = sp_mp_skip(&d->reader, d->err);
         } else {
             const sp_field_t *f = &schema->fields[found];
             sp_path_t path = {.up = up, .name = f->name};
-            if ((seen >> found & 1) != 0) {
+            uint64_t bit = UINT64_C(1) << found;
+            bool nil = d->reader.at < d->reader.end && *d->reader.at == 0xc0;
+            if ((given & bit) != 0) {
                 return sp_path_fail(&path, SP_E_MALFORMED, d->err, "given twice");
             }
-            seen |= UINT64_C(1) << found;
+            given |= bit;
             next = (size_t)found + 1;
-            rc = decode_field(d, f, &path, depth + 1, body);
+            if (nil && sp_field_null_is_absent(f)) {
+                rc = sp_mp_skip(&d->reader, d->err);
+            } else {
+                seen |= bit;
+                rc = decode_field(d, f, &path, depth + 1, body);
+            }
         }
         if (rc != 0) {
             return rc;

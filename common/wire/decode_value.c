@@ -183,8 +183,8 @@ static int decode_message(const decoder_t *d, const sp_schema_t *schema, const s
             return sp_path_fail(&path, SP_E_MALFORMED, d->err, "given twice");
         }
         if (pair->value.kind == SP_VALUE_ABSENT ||
-            (pair->value.kind == SP_VALUE_NULL && f->type != SP_T_VALUE)) {
-            continue; // null is the same as absent
+            (pair->value.kind == SP_VALUE_NULL && sp_field_null_is_absent(f))) {
+            continue;
         }
         seen |= UINT64_C(1) << found;
         rc = decode_field(d, f, &path, depth + 1, &pair->value, body);

@@ -115,6 +115,11 @@ int sp_field_check_depth(const sp_path_t *path, int depth, sp_error_t *err)
     return 0;
 }
 
+bool sp_field_null_is_absent(const sp_field_t *f)
+{
+    return f->type != SP_T_VALUE || f->list;
+}
+
 size_t sp_field_element_size(const sp_field_t *f)
 {
     switch (f->type) {

@@ -29,6 +29,8 @@ int sp_field_check_bytes(const sp_field_t *f, const sp_path_t *path, sp_str_t v,
 int sp_field_check_enum(const sp_field_t *f, const sp_path_t *path, int64_t v, sp_error_t *err);
 int sp_field_check_items(const sp_field_t *f, const sp_path_t *path, size_t n, sp_error_t *err);
 
+// Whether null (nil) says the same as an absent field: for all but a single free value, where it is a value.
+bool sp_field_null_is_absent(const sp_field_t *f);
 // Bytes of one element, in a list or alone.
 size_t sp_field_element_size(const sp_field_t *f);
 // A zeroed list of n elements in the struct; NULL with err set when the arena gives nothing. n > 0.

@@ -10,6 +10,7 @@
 #include "common/wire/base64.h"
 #include "common/wire/json_write.h"
 #include "common/wire/wire.h"
+#include "schemas/envelope.h"
 #include "schemas/job.h"
 #include "schemas/route.h"
 #include "schemas/shard.h"
@@ -101,6 +102,30 @@ static void test_refuses(void **state)
     assert_int_equal(decode(&sp_schema_keyspace_create, "{\"name\":\"a\",\"sequence_stride\":1.5}",
                             &create),
                      SP_E_INVALID_ARGUMENT);
+}
+
+// null is the same as absent, but for a free value, where it is one.
+static void test_null(void **state)
+{
+    (void)state;
+    sp_msg_execute_t execute;
+    assert_int_equal(decode(&sp_schema_execute,
+                            "{\"shard_key\":\"1\",\"params\":null,\"statements\":null}", &execute),
+                     0);
+    assert_int_equal(execute.params.n, 0);
+    assert_int_equal(decode(&sp_schema_execute, "{\"shard_key\":\"1\",\"params\":[null]}",
+                            &execute),
+                     0);
+    assert_int_equal(execute.params.items[0].kind, SP_VALUE_NULL);
+    sp_msg_reshard_split_t split;
+    assert_int_equal(decode(&sp_schema_reshard_split,
+                            "{\"source_shard_id\":\"a\",\"target_shards\":null}", &split),
+                     SP_E_MISSING_FIELD);
+    sp_msg_event_t event;
+    assert_int_equal(decode(&sp_schema_event, "{\"sequence\":1,\"kind\":\"k\",\"details\":null}",
+                            &event),
+                     0);
+    assert_int_equal(event.details.kind, SP_VALUE_NULL);
 }
 
 // jansson's own errors quote the text around the fault.
@@ -268,6 +293,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_decode, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_null, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors_show_no_secret, setup, teardown),
         cmocka_unit_test_setup_teardown(test_deep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_encode, setup, teardown),

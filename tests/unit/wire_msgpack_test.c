@@ -99,6 +99,15 @@ static void test_unknown_fields_are_skipped(void **state)
     assert_true(sp_str_eqz(ack.task_id, "t"));
     // nil is the same as absent
     assert_int_equal(DECODE(&sp_schema_task_ack, "\x81\x01\xc0", &ack), SP_E_MISSING_FIELD);
+    // also for a list of free values, but not inside it
+    sp_msg_execute_t execute;
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x05\xc0", &execute), 0);
+    assert_int_equal(execute.params.n, 0);
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x05\x91\xc0", &execute), 0);
+    assert_int_equal(execute.params.items[0].kind, SP_VALUE_NULL);
+    sp_msg_event_t event;
+    assert_int_equal(DECODE(&sp_schema_event, "\x83\x01\x01\x03\xa1k\x0a\xc0", &event), 0);
+    assert_int_equal(event.details.kind, SP_VALUE_NULL);
 }
 
 static void test_refusals_name_the_field(void **state)
@@ -108,6 +117,10 @@ static void test_refusals_name_the_field(void **state)
     assert_int_equal(DECODE(&sp_schema_execute, "\x80", &body), SP_E_MISSING_FIELD);
     assert_string_equal(err.text, "shard_key: required by execute");
     assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x02\xa1k", &body), SP_E_MALFORMED);
+    assert_string_equal(err.text, "shard_key: given twice");
+    // nil says that it is absent: who reads the other one sees another message
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x02\xc0", &body), SP_E_MALFORMED);
+    assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xc0\x02\xa1k", &body), SP_E_MALFORMED);
     assert_string_equal(err.text, "shard_key: given twice");
     assert_int_equal(DECODE(&sp_schema_execute, "\x82\x02\xa1k\x08\x00", &body),
                      SP_E_INVALID_ARGUMENT);
