@@ -65,8 +65,7 @@ int sp_incoming_check(const sp_incoming_t *self, const sp_schema_t *request, sp_
 {
     if (self->schema == &sp_schema_error)
         return error_from(self->body, err);
-    if (request->reply && self->schema != request->reply && self->schema != request->other_reply &&
-        self->schema != &sp_schema_ack)
+    if (request->reply && self->schema != request->reply && self->schema != request->other_reply)
         return sp_error_set(err, SP_E_MALFORMED, "%s was answered by %s", request->name,
                             self->schema->name);
     return 0;

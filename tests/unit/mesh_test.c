@@ -596,6 +596,7 @@ static void test_hostile_replies(void **state)
         {F("\xDD\x0F\xFF\xFF\xFF"), SP_MSG_SHARD_FOR_KEY_REPLY, SP_E_MALFORMED},
         {F("\x80"), SP_MSG_SHARD_FOR_KEY_REPLY, SP_E_MISSING_FIELD},
         {F("\x80"), SP_MSG_PONG, SP_E_MALFORMED},
+        {F("\x80"), SP_MSG_ACK, SP_E_MALFORMED},
         {F("\x80"), 54321, SP_E_UNKNOWN_MESSAGE},
         {F("\x82\x01\xA5"
            "bogus"
