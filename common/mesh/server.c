@@ -115,9 +115,16 @@ static int send_message(sp_server_t *self, zframe_t *identity, sp_str_t request_
     return sp_frames_send(self->zmq, identity, &self->envelope_buf, &self->body_buf, err);
 }
 
-static void send_error(sp_server_t *self, zframe_t *identity, sp_str_t request_id,
-                       const sp_error_t *err, const sp_value_t *details)
+static int reply_to(const sp_request_t *r, const sp_schema_t *schema, const void *body,
+                    sp_error_t *err)
 {
+    return send_message(r->server, r->identity, r->envelope.request_id, r->envelope.traceparent,
+                        schema, body, err);
+}
+
+static void send_error(const sp_request_t *r, const sp_error_t *err, const sp_value_t *details)
+{
+    sp_server_t *self = r->server;
     self->stats.errors++;
     sp_msg_error_t body = {.code = sp_str(sp_error_name(err->code)),
                            .message = sp_str(err->text[0] ? err->text : sp_error_name(err->code)),
@@ -134,15 +141,14 @@ static void send_error(sp_server_t *self, zframe_t *identity, sp_str_t request_i
     else if (n > 0)
         body.details = (sp_value_t){.kind = SP_VALUE_MAP, .u.map = {pairs, n}};
     sp_error_t why = {0};
-    sp_str_t none = {0};
-    int rc = send_message(self, identity, request_id, none, &sp_schema_error, &body, &why);
+    int rc = reply_to(r, &sp_schema_error, &body, &why);
     if (rc != 0 && rc != SP_E_UNAVAILABLE) {
         // What the error says cannot be encoded: say at least that.
         sp_log(SP_LOG_ERROR, "MESH-ERROR-UNENCODABLE", "code", sp_error_name(err->code), "reason",
                why.text, NULL);
         body.details = (sp_value_t){0};
         body.message = body.code;
-        rc = send_message(self, identity, request_id, none, &sp_schema_error, &body, &why);
+        rc = reply_to(r, &sp_schema_error, &body, &why);
     }
     if (rc != 0)
         count_undeliverable(self, "error", &why);
@@ -154,10 +160,7 @@ void sp_request_reply(sp_request_t **request_p, const sp_schema_t *schema, const
     sp_server_t *self = r->server;
     *request_p = NULL;
     sp_error_t err = {0};
-    int rc = 0;
-    if (self)
-        rc = send_message(self, r->identity, r->envelope.request_id, r->envelope.traceparent,
-                          schema, body, &err);
+    int rc = self ? reply_to(r, schema, body, &err) : 0;
     if (rc == SP_E_UNAVAILABLE) {
         count_undeliverable(self, schema->name, &err);
     } else if (rc != 0) {
@@ -166,7 +169,7 @@ void sp_request_reply(sp_request_t **request_p, const sp_schema_t *schema, const
         sp_error_t internal = {0};
         sp_error_set(&internal, rc == SP_E_TOO_LARGE ? SP_E_TOO_LARGE : SP_E_INTERNAL,
                      "the reply cannot be sent: %s", err.text);
-        send_error(self, r->identity, r->envelope.request_id, &internal, NULL);
+        send_error(r, &internal, NULL);
     }
     request_free(r);
 }
@@ -177,7 +180,7 @@ void sp_request_error_details(sp_request_t **request_p, const sp_error_t *err,
     sp_request_t *r = *request_p;
     *request_p = NULL;
     if (r->server)
-        send_error(r->server, r->identity, r->envelope.request_id, err, details);
+        send_error(r, err, details);
     request_free(r);
 }
 
@@ -240,6 +243,9 @@ static int decode_request(sp_server_t *self, pending_t *p, const sp_dispatch_t *
                                        r->arena, &r->envelope, err);
     if (rc != 0)
         memset(&r->envelope, 0, sizeof r->envelope);
+    if (total > self->max_bytes)
+        return sp_error_set(err, SP_E_TOO_LARGE, "a message of %zu bytes; at most %zu", total,
+                            self->max_bytes);
     if (p->frames.n != 3)
         return sp_error_set(err, SP_E_MALFORMED,
                             "a message has two frames, envelope and body; %d came",
@@ -340,12 +346,7 @@ static bool receive_request(sp_server_t *self)
     sp_request_t *r = &p->public;
     const sp_dispatch_t *row = NULL;
     sp_error_t err = {0};
-    int rc;
-    if (frames.bytes > self->max_bytes)
-        rc = sp_error_set(&err, SP_E_TOO_LARGE, "a message of %zu bytes; at most %zu", frames.bytes,
-                          self->max_bytes);
-    else
-        rc = decode_request(self, p, &row, &err);
+    int rc = decode_request(self, p, &row, &err);
     if (rc == 0) {
         dispatch(self, r, row);
         return true;

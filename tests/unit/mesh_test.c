@@ -15,6 +15,7 @@
 #include "schemas/task.h"
 
 enum { DEADLINE_MS = 5000 };
+#define TRACE "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 // ---- a loop that runs until a condition holds
 
@@ -147,6 +148,7 @@ typedef struct answer {
     char text[256];            // key or message of the body
     int64_t epoch;             // of the envelope
     char request_id[65];       // of the envelope
+    char traceparent[65];      // of the envelope
     sp_peer_t **close;         // closed in the callback
 } answer_t;
 
@@ -160,6 +162,8 @@ static void on_reply(void *arg, const sp_error_t *err, const sp_msg_envelope_t *
     a->epoch = envelope ? envelope->epoch : -1;
     snprintf(a->request_id, sizeof a->request_id, SP_STR_FMT,
              SP_STR_ARG(envelope ? envelope->request_id : (sp_str_t){0}));
+    snprintf(a->traceparent, sizeof a->traceparent, SP_STR_FMT,
+             SP_STR_ARG(envelope ? envelope->traceparent : (sp_str_t){0}));
     if (schema == &sp_schema_shard_for_key_reply)
         snprintf(a->text, sizeof a->text, SP_STR_FMT,
                  SP_STR_ARG(((const sp_msg_shard_for_key_reply_t *)body)->key));
@@ -179,7 +183,7 @@ static void ask(sp_peer_t *peer, const char *key, const char *request_id, int ti
                 answer_t *a)
 {
     sp_msg_shard_for_key_t m = {.keyspace = sp_str("default"), .key = sp_str(key)};
-    sp_msg_envelope_t e = {.request_id = sp_str(request_id)};
+    sp_msg_envelope_t e = {.request_id = sp_str(request_id), .traceparent = sp_str(TRACE)};
     assert_int_equal(sp_peer_call(peer, &sp_schema_shard_for_key, &m, &e, timeout_ms, on_reply, a,
                                   NULL),
                      0);
@@ -208,6 +212,7 @@ static void test_reply_carries_id_and_stamp(void **state)
     assert_ptr_equal(a.schema, &sp_schema_shard_for_key_reply);
     assert_string_equal(a.text, "abc");
     assert_string_equal(a.request_id, "my-id");
+    assert_string_equal(a.traceparent, TRACE);
     assert_int_equal(a.epoch, 42);
     sp_peer_close(&peer);
 }
@@ -250,6 +255,8 @@ static void test_errors_of_handlers(void **state)
     assert_int_equal(a[0].err.code, SP_E_NO_OWNER);
     assert_true(a[0].err.retryable);
     assert_string_equal(a[0].err.text, "nobody owns fail");
+    for (int i = 0; i < 3; i++)
+        assert_string_equal(a[i].traceparent, TRACE);
     assert_int_equal(a[1].err.code, SP_E_INTERNAL);
     assert_int_equal(a[2].err.code, SP_E_INTERNAL);
     sp_peer_close(&peer);
@@ -490,6 +497,8 @@ typedef struct frame {
     size_t len;       // count
 } frame_t;
 
+static char raw_request_id[65]; // of the last reply that send_raw has seen
+
 // Sends raw frames and gives the error code of the reply, or 0 when none comes in wait_ms.
 static int send_raw(service_t *s, const frame_t *frames, int n, int wait_ms)
 {
@@ -505,7 +514,12 @@ static int send_raw(service_t *s, const frame_t *frames, int n, int wait_ms)
             continue;
         sp_arena_t *arena = sp_arena_new(0);
         sp_msg_error_t e;
+        sp_msg_envelope_t head;
         assert_int_equal(got.n, 2);
+        assert_int_equal(sp_wire_decode_msgpack(&sp_schema_envelope, sp_frames_data(&got, 0),
+                                                sp_frames_size(&got, 0), arena, &head, NULL),
+                         0);
+        snprintf(raw_request_id, sizeof raw_request_id, SP_STR_FMT, SP_STR_ARG(head.request_id));
         assert_int_equal(sp_wire_decode_msgpack(&sp_schema_error, sp_frames_data(&got, 1),
                                                 sp_frames_size(&got, 1), arena, &e, NULL),
                          0);
@@ -553,10 +567,13 @@ static void test_hostile_frames(void **state)
     // Over the message's own limit, over every limit, and five frames that only together are too much.
     size_t size = 6 * 1024 * 1024;
     char *big = calloc(1, size);
-    const frame_t over_own[] = {good_envelope, {big, SP_WIRE_MAX_BYTES + 8192}};
+    const frame_t named_envelope = F("\x83\x01\x01\x02\x65\x03\xa2rq");
+    const frame_t over_own[] = {named_envelope, {big, SP_WIRE_MAX_BYTES + 8192}};
     assert_int_equal(send_raw(s, over_own, 2, 2000), SP_E_TOO_LARGE);
-    const frame_t over_all[] = {good_envelope, {big, size}};
+    assert_string_equal(raw_request_id, "rq");
+    const frame_t over_all[] = {named_envelope, {big, size}};
     assert_int_equal(send_raw(s, over_all, 2, 2000), SP_E_TOO_LARGE);
+    assert_string_equal(raw_request_id, "rq");
     const frame_t together[] = {{big, 1 << 20},
                                 {big, 1 << 20},
                                 {big, 1 << 20},
