@@ -22,6 +22,7 @@ struct sp_arena {
     block_t *newest; // where allocation goes on; the chain ends at first
     size_t limit;    // most bytes
     size_t total;    // bytes handed out
+    size_t held;     // bytes of all blocks
 };
 
 static block_t *block_new(size_t cap, block_t *next)
@@ -48,6 +49,7 @@ sp_arena_t *sp_arena_new(size_t limit)
         free(self);
         return NULL;
     }
+    self->held = FIRST_BLOCK;
     return self;
 }
 
@@ -76,6 +78,12 @@ void sp_arena_reset(sp_arena_t *self)
     self->first->used = 0;
     self->first->next = NULL;
     self->total = 0;
+    self->held = FIRST_BLOCK;
+}
+
+size_t sp_arena_held(const sp_arena_t *self)
+{
+    return self->held;
 }
 
 void *sp_arena_alloc(sp_arena_t *self, size_t n, size_t size)
@@ -95,6 +103,7 @@ void *sp_arena_alloc(sp_arena_t *self, size_t n, size_t size)
         if (!b)
             return NULL;
         self->newest = b;
+        self->held += b->cap;
     }
     void *p = b->data + b->used;
     b->used += want;

@@ -10,7 +10,7 @@
 #include "common/base/log.h"
 #include "common/mesh/frames.h"
 
-// What kept requests may hold all in all; past it new ones are told `rate_limited`.
+// What kept requests may hold all in all, decoded; past it new ones are told `rate_limited`.
 enum { MAX_REQUESTS = 65536, MAX_REQUEST_BYTES = 256 * 1024 * 1024 };
 // A request's arena holds the decoded form: at most this many times its bytes, and this much more.
 enum { ARENA_FACTOR = 32, ARENA_ROOM = 1024 * 1024 };
@@ -19,6 +19,7 @@ enum { ARENA_FACTOR = 32, ARENA_ROOM = 1024 * 1024 };
 typedef struct pending {
     sp_request_t public;  // what handlers see; first, so that the pointers are the same
     sp_frames_t frames;   // decoded strings borrow from them
+    size_t held;          // bytes that it counts for in pending_bytes
     struct pending *next; // in the server's list
     struct pending *prev; // in the server's list
 } pending_t;
@@ -38,7 +39,7 @@ struct sp_server {
     sp_server_stats_t stats;    // counts
     pending_t *pending;         // live requests
     size_t pending_n;           // count
-    size_t pending_bytes;       // bytes of their frames
+    size_t pending_bytes;       // memory that they hold
     sp_request_t *current;      // the one whose handler runs, until it is answered
     int64_t logged_ms;          // when an undeliverable reply was last logged
     int64_t unlogged;           // undeliverable replies since
@@ -57,7 +58,7 @@ static void unlink_pending(sp_server_t *self, pending_t *p)
     if (p->next)
         p->next->prev = p->prev;
     self->pending_n--;
-    self->pending_bytes -= p->frames.bytes;
+    self->pending_bytes -= p->held;
 }
 
 static void request_free(sp_request_t *request)
@@ -323,12 +324,13 @@ static pending_t *pending_new(sp_server_t *self, sp_frames_t *frames)
                                .deadline_mono_ms = INT64_MAX,
                                .received_mono_us = sp_clock_mono_us(),
                                .identity = identity};
+    p->held = frames->bytes;
     p->next = self->pending;
     if (p->next)
         p->next->prev = p; // NOLINT(clang-analyzer-unix.Malloc): a freed one has left the list
     self->pending = p;
     self->pending_n++;
-    self->pending_bytes += frames->bytes;
+    self->pending_bytes += p->held;
     return p;
 }
 
@@ -347,6 +349,8 @@ static bool receive_request(sp_server_t *self)
     const sp_dispatch_t *row = NULL;
     sp_error_t err = {0};
     int rc = decode_request(self, p, &row, &err);
+    p->held += sp_arena_held(r->arena);
+    self->pending_bytes += sp_arena_held(r->arena);
     if (rc == 0) {
         dispatch(self, r, row);
         return true;

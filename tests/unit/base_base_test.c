@@ -131,6 +131,8 @@ static void arena(void **state)
 {
     (void)state;
     sp_arena_t *a = sp_arena_new(1 << 20);
+    size_t empty = sp_arena_held(a);
+    assert_true(empty > 0);
     assert_null(sp_arena_alloc(a, SIZE_MAX / 2, 3));
     assert_null(sp_arena_alloc(a, (1 << 20) + 1, 1));
     for (int round = 0; round < 3; round++) {
@@ -145,7 +147,9 @@ static void arena(void **state)
             memset(p, 0xAA, n);
         }
         assert_true(total > 500000);
+        assert_true(sp_arena_held(a) > empty);
         sp_arena_reset(a);
+        assert_int_equal(sp_arena_held(a), empty);
     }
     assert_string_equal(sp_arena_printf(a, "%s-%d", "x", 7), "x-7");
     assert_string_equal(sp_arena_str(a, (sp_str_t){"abcdef", 3}).ptr, "abc");

@@ -598,6 +598,33 @@ static void test_hostile_frames(void **state)
     sp_peer_close(&peer);
 }
 
+// A list of nothing takes one byte an element on the wire and some twenty in memory. What is kept counts as it stands there.
+static void test_kept_memory_is_bounded(void **state)
+{
+    service_t *s = *state;
+    size_t n = 4 * 1024 * 1024 - 64, len = n + 11;
+    char *body = malloc(len);
+    memset(body, '\xc0', len);
+    const char head[] = {'\x82',         2,      '\xa1', 'k', 5, '\x91', '\xdd', 0, (char)(n >> 16),
+                         (char)(n >> 8), (char)n};
+    memcpy(body, head, sizeof head);
+    const frame_t frames[] = {F("\x82\x01\x01\x02\x69"), {body, len}}; // message 105
+    zsock_t *sock = zsock_new_dealer(sp_server_endpoint(s->server));
+    for (int i = 0; i < 2; i++) {
+        for (int f = 0; f < 2; f++)
+            assert_true(zmq_send(zsock_resolve(sock), frames[f].data, frames[f].len,
+                                 f == 0 ? ZMQ_SNDMORE : 0) >= 0);
+        assert_true(run_until(s->loop, &s->kept_n, i + 1));
+    }
+    assert_int_equal(send_raw(s, frames, 2, 5000), SP_E_RATE_LIMITED);
+    assert_int_equal(s->kept_n, 2);
+    sp_request_done(&s->kept[0]); // there is room again
+    assert_int_equal(send_raw(s, frames, 2, 200), 0);
+    assert_int_equal(s->kept_n, 3);
+    zsock_destroy(&sock);
+    free(body);
+}
+
 // A server that answers whatever it is told to.
 static void test_hostile_replies(void **state)
 {
@@ -945,6 +972,7 @@ int main(void)
         TEST(test_push_to_worker),
         TEST(test_reply_to_peer_that_left),
         TEST(test_hostile_frames),
+        TEST(test_kept_memory_is_bounded),
         TEST(test_hostile_replies),
         TEST(test_blocking_call),
         TEST(test_events_and_gaps),
