@@ -115,7 +115,8 @@ int sp_mesh_call(const char *endpoint, const sp_schema_t *schema, const void *bo
                  sp_arena_t *arena, const sp_schema_t **ret_schema, void **ret_body,
                  sp_error_t *err);
 
-// ---- events: PUB with a sequence; frames [topic, body]; topic = event kind (or "ring.<keyspace>")
+// ---- events: PUB with a sequence; frames [topic, body]; topic = event kind (or "ring.<keyspace>"). Numbers rise by one, from
+// where no earlier publisher has been.
 // Topic and kind of the event that only tells the last number used, so that a loss shows when nothing follows it.
 #define SP_PUBLISHER_HEARTBEAT "heartbeat"
 typedef struct sp_publisher sp_publisher_t;

@@ -23,6 +23,8 @@ int sp_publisher_open(sp_publisher_t **ret_self, const char *listen, const char 
     if (!self)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "publisher");
     snprintf(self->service_id, sizeof self->service_id, "%s", service_id ? service_id : "");
+    // Had every publisher begun at 0, one that starts again could be where subscribers heard the last one: no gap would show.
+    self->sequence = sp_clock_wall_us();
     self->sock = zsock_new(ZMQ_PUB);
     if (!self->sock) {
         free(self);

@@ -765,6 +765,16 @@ static void on_event(void *arg, const char *topic, const sp_schema_t *schema, co
         sp_subscriber_close(seen->close);
 }
 
+// Until the subscription has arrived, heartbeats are lost.
+static void beat_until_seen(service_t *s, sp_publisher_t *pub, const seen_t *seen, int n)
+{
+    for (int64_t end = sp_clock_mono_ms() + DEADLINE_MS; seen->n < n && sp_clock_mono_ms() < end;) {
+        sp_publisher_heartbeat(pub);
+        run_for(s->loop, 10);
+    }
+    assert_int_equal(seen->n, n);
+}
+
 static void test_events_and_gaps(void **state)
 {
     service_t *s = *state;
@@ -775,24 +785,21 @@ static void test_events_and_gaps(void **state)
     assert_int_equal(sp_subscriber_open(&sub, s->loop, sp_publisher_endpoint(pub), "job.",
                                         &sp_schema_event, on_event, &seen, NULL),
                      0);
-    // Until the subscription has arrived, heartbeats are lost.
-    for (int64_t end = sp_clock_mono_ms() + DEADLINE_MS; seen.n == 0 && sp_clock_mono_ms() < end;) {
-        sp_publisher_heartbeat(pub);
-        run_for(s->loop, 10);
-    }
+    int64_t first = sp_publisher_sequence(pub);
+    beat_until_seen(s, pub, &seen, 1);
     run_for(s->loop, 20);
     assert_int_equal(seen.n, 1); // the first is a gap, the others say nothing new
     assert_int_equal(seen.gaps, 1);
     sp_msg_event_t event = {.kind = sp_str("job.state"), .job_id = sp_str("j")};
-    assert_int_equal(sp_publisher_event(pub, &event), 1);
-    assert_int_equal(sp_publisher_event(pub, &event), 2);
+    assert_int_equal(sp_publisher_event(pub, &event), first + 1);
+    assert_int_equal(sp_publisher_event(pub, &event), first + 2);
     assert_true(run_until(s->loop, &seen.n, 3));
     assert_int_equal(seen.gaps, 1);
-    sp_publisher_next(pub); // as if number 3 had been lost
+    sp_publisher_next(pub); // as if the third had been lost
     sp_publisher_event(pub, &event);
     assert_true(run_until(s->loop, &seen.n, 4));
     assert_int_equal(seen.gaps, 2);
-    assert_int_equal(seen.sequence, 4);
+    assert_int_equal(seen.sequence, first + 4);
     sp_publisher_next(pub); // lost, and nothing follows but the heartbeat
     sp_publisher_heartbeat(pub);
     assert_true(run_until(s->loop, &seen.n, 5));
@@ -808,6 +815,36 @@ static void test_events_and_gaps(void **state)
     sp_publisher_event(pub, &event);
     assert_true(run_until(s->loop, &seen.n, 6));
     assert_null(sub);
+    sp_publisher_close(&pub);
+}
+
+// A publisher that starts again has published as much as its forerunner before anybody hears it.
+static void test_restart_of_a_publisher_is_a_gap(void **state)
+{
+    service_t *s = *state;
+    sp_publisher_t *pub = NULL;
+    sp_subscriber_t *sub = NULL;
+    seen_t seen = {0};
+    sp_msg_event_t event = {.kind = sp_str("ring.changed")};
+    char endpoint[256];
+    assert_int_equal(sp_publisher_open(&pub, "tcp://127.0.0.1:*", "r1", NULL), 0);
+    snprintf(endpoint, sizeof endpoint, "%s", sp_publisher_endpoint(pub));
+    assert_int_equal(sp_subscriber_open(&sub, s->loop, endpoint, "", &sp_schema_event, on_event,
+                                        &seen, NULL),
+                     0);
+    beat_until_seen(s, pub, &seen, 1);
+    sp_publisher_event(pub, &event);
+    assert_true(run_until(s->loop, &seen.n, 2));
+    assert_int_equal(seen.gaps, 1);
+    sp_publisher_close(&pub);
+    int rc = SP_E_IO; // libzmq gives the port back in its own time
+    for (int64_t end = sp_clock_mono_ms() + DEADLINE_MS; rc != 0 && sp_clock_mono_ms() < end;)
+        rc = sp_publisher_open(&pub, endpoint, "r1", NULL);
+    assert_int_equal(rc, 0);
+    sp_publisher_event(pub, &event); // lost
+    beat_until_seen(s, pub, &seen, 3);
+    assert_int_equal(seen.gaps, 2);
+    sp_subscriber_close(&sub);
     sp_publisher_close(&pub);
 }
 
@@ -976,6 +1013,7 @@ int main(void)
         TEST(test_hostile_replies),
         TEST(test_blocking_call),
         TEST(test_events_and_gaps),
+        TEST(test_restart_of_a_publisher_is_a_gap),
         TEST(test_actor_echo_and_end),
         TEST(test_actor_ask_stop),
         TEST(test_actor_full_queues),
