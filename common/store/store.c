@@ -4,6 +4,8 @@
 #include "common/store/store_impl.h"
 
 enum { MAX_KEY = 1024, MAX_OPS = 128 }; // etcd refuses more operations in a transaction
+// etcd's own limit of a request unless it is told another; far over it, it answers as if it were busy.
+#define MAX_BYTES ((size_t)1536 * 1024)
 
 static int check_key(sp_str_t key, sp_error_t *err)
 {
@@ -61,6 +63,14 @@ int sp_store_txn(sp_store_t *self, const sp_cmp_t *cmps, size_t n_cmps, const sp
             if (sp_str_eq(ops[i].key, ops[j].key))
                 rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "%.*s is written twice",
                                   SP_STR_ARG(ops[i].key));
+    size_t bytes = 0;
+    for (size_t i = 0; i < n_cmps; i++)
+        bytes += cmps[i].key.len + cmps[i].value.len;
+    for (size_t i = 0; i < n_ops; i++)
+        bytes += ops[i].key.len + ops[i].value.len;
+    if (rc == 0 && bytes > MAX_BYTES)
+        rc = sp_error_set(err, SP_E_TOO_LARGE, "a transaction of %zu bytes; at most %zu", bytes,
+                          MAX_BYTES);
     if (rc != 0)
         return rc;
     return self->ops->txn(self, cmps, n_cmps, ops, n_ops, ret_committed, ret_revision, err);

@@ -71,7 +71,7 @@ int sp_store_get(sp_store_t *self, sp_str_t key, sp_arena_t *arena, sp_kv_t *ret
 int sp_store_list(sp_store_t *self, sp_str_t prefix, sp_arena_t *arena, sp_kv_list_t *ret_list,
                   sp_error_t *err);
 // One transaction: all compares hold -> all ops done. *ret_committed false (and 0) when a compare failed. An error that is
-// catalog_unavailable leaves it open whether it was committed: read again.
+// catalog_unavailable leaves it open whether it was committed: read again. too_large: over 128 compares or ops, or 1.5 MiB in all.
 int sp_store_txn(sp_store_t *self, const sp_cmp_t *cmps, size_t n_cmps, const sp_op_t *ops,
                  size_t n_ops, bool *ret_committed, int64_t *ret_revision, sp_error_t *err);
 
