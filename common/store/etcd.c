@@ -287,10 +287,12 @@ static int etcd_lease_keepalive(sp_store_t *base, int64_t lease, bool *ret_alive
 {
     int64_t id = 0, ttl = 0;
     int rc = lease_request((etcd_t *)base, "lease/keepalive", "ID", lease, true, &id, &ttl, err);
+    if (rc != 0 && rc != SP_E_NOT_FOUND)
+        return rc;
     // A lease that is gone is answered by HTTP 200 without TTL.
-    if (rc == 0)
-        *ret_alive = id == lease && ttl > 0;
-    return rc;
+    *ret_alive = rc == 0 && id == lease && ttl > 0;
+    sp_error_clear(err);
+    return 0;
 }
 
 static int etcd_lease_revoke(sp_store_t *base, int64_t lease, sp_error_t *err)

@@ -167,19 +167,17 @@ static CURLcode transfer(sp_etcd_http_t *self, int64_t deadline_ms, bool *ret_ca
     return code;
 }
 
-// What etcd says when it refuses: {"error": ..., "message": ..., "code": gRPC code}.
+// What etcd says when it refuses: {"error": text, "code": gRPC code}; from 3.6 on `message` alone has the text; and a stream has
+// `message` and `grpc_code`.
 static int refusal(sp_etcd_http_t *self, long status, const sp_value_t *reply, sp_error_t *err)
 {
-    enum {
-        GRPC_INVALID_ARGUMENT = 3,
-        GRPC_NOT_FOUND = 5,
-        GRPC_FAILED_PRECONDITION = 9,
-        GRPC_OUT_OF_RANGE = 11
-    };
+    enum { GRPC_INVALID_ARGUMENT = 3, GRPC_NOT_FOUND = 5 };
     int64_t code = 0;
-    const sp_value_t *text = reply->kind == SP_VALUE_MAP ? sp_value_get(reply, "error") : NULL;
+    const sp_value_t *text = sp_value_get(reply, "error");
+    if (!text)
+        text = sp_value_get(reply, "message");
     sp_str_t why = text && text->kind == SP_VALUE_STRING ? text->u.s : SP_STR("no reason given");
-    if (sp_etcd_int64(reply, "code", &code, NULL) != 0)
+    if (sp_etcd_int64(reply, sp_value_get(reply, "grpc_code") ? "grpc_code" : "code", &code, NULL))
         code = 0;
     int ours = SP_E_CATALOG_UNAVAILABLE;
     if (code == GRPC_NOT_FOUND && text)

@@ -864,9 +864,37 @@ static void test_lies(void **state)
     atomic_store(&liar.answer, "<html>");
     assert_int_equal(sp_store_list(s, SP_STR(""), e->arena, &l, NULL), SP_E_CATALOG_UNAVAILABLE);
     atomic_store(&liar.status, 200);
+    // A stream's error, and those of etcd 3.6, say why in `message`.
     bool alive = true;
-    atomic_store(&liar.answer, "{\"error\":{\"message\":\"x\"}}");
-    assert_int_equal(sp_store_lease_keepalive(s, 5, &alive, NULL), SP_E_CATALOG_UNAVAILABLE);
+    sp_error_t why = {0};
+    atomic_store(&liar.answer,
+                 "{\"error\":{\"grpc_code\":14,\"http_code\":503,\"message\":\"etcdserver: "
+                 "no leader\",\"http_status\":\"Service Unavailable\"}}");
+    assert_int_equal(sp_store_lease_keepalive(s, 5, &alive, &why), SP_E_CATALOG_UNAVAILABLE);
+    assert_non_null(strstr(why.text, "etcdserver: no leader"));
+    atomic_store(&liar.answer,
+                 "{\"error\":{\"grpc_code\":5,\"http_code\":404,\"message\":\"etcdserver: "
+                 "requested lease not found\"}}");
+    assert_int_equal(sp_store_lease_keepalive(s, 5, &alive, &why), 0);
+    assert_false(alive);
+    atomic_store(&liar.status, 404);
+    atomic_store(&liar.answer, "{\"code\":5,\"message\":\"etcdserver: requested lease not found\","
+                               "\"details\":[]}");
+    sp_op_t leased = {.key = SP_STR("a"), .value = SP_STR("x"), .lease = 5};
+    bool committed;
+    assert_int_equal(sp_store_txn(s, NULL, 0, &leased, 1, &committed, NULL, &why), SP_E_NOT_FOUND);
+    assert_int_equal(sp_store_lease_revoke(s, 5, NULL), 0);
+    atomic_store(&liar.status, 400);
+    atomic_store(&liar.answer,
+                 "{\"code\":3,\"message\":\"etcdserver: request is too large\",\"details\":[]}");
+    assert_int_equal(sp_store_txn(s, NULL, 0, &leased, 1, &committed, NULL, &why), SP_E_TOO_LARGE);
+    // Somebody else's 404 is no lease that is gone.
+    atomic_store(&liar.status, 404);
+    atomic_store(&liar.answer, "<html>");
+    assert_int_equal(sp_store_txn(s, NULL, 0, &leased, 1, &committed, NULL, &why),
+                     SP_E_CATALOG_UNAVAILABLE);
+    atomic_store(&liar.status, 200);
+    alive = true;
     atomic_store(&liar.answer,
                  "{\"result\":{" HEADER ",\"ID\":\"6\",\"TTL\":\"5\"}}"); // of another lease
     assert_int_equal(sp_store_lease_keepalive(s, 5, &alive, NULL), 0);
