@@ -157,8 +157,13 @@ static int set_value(sp_config_t *self, size_t at, const json_t *json, const sou
     char why[512];
     const char *wrong = NULL;
     switch (row->type) {
-    case SP_OPT_LIST:
-        return set_list_json(self, value, row->name, json, src, err);
+    case SP_OPT_LIST: {
+        int rc = set_list_json(self, value, row->name, json, src, err);
+        // Whoever writes down no endpoint does not mean the one of this machine.
+        if (rc == SP_OK && !value->present && row->def)
+            rc = refuse(src, row->name, "empty; leave the key out for the default", err);
+        return rc;
+    }
     case SP_OPT_INT:
         if (!json_is_integer(json))
             return refuse(src, row->name, "it must be an integer", err);
@@ -211,13 +216,23 @@ static int set_default(sp_config_t *self, size_t at, const char *kind, sp_error_
     return SP_OK;
 }
 
+// jansson quotes the text at the fault, which may be a secret; of a key that stands twice it quotes the key.
+static int refuse_json(const source_t *src, const json_error_t *at, sp_error_t *err)
+{
+    const char *quote = strstr(at->text, " near '");
+    size_t len = quote && json_error_code(at) != json_error_duplicate_key
+                     ? (size_t)(quote - at->text)
+                     : strlen(at->text);
+    return sp_error_set(err, SP_E_CONFIG, "%s:%d:%d: %.*s", src->name, at->line, at->column,
+                        (int)len, at->text);
+}
+
 static int take_json(sp_config_t *self, const source_t *src, sp_error_t *err)
 {
     json_error_t at;
     json_t *root = json_loadb(src->text, src->len, JSON_REJECT_DUPLICATES, &at);
     if (!root)
-        return sp_error_set(err, SP_E_CONFIG, "%s:%d:%d: %s", src->name, at.line, at.column,
-                            at.text);
+        return refuse_json(src, &at, err);
     int rc = SP_OK;
     if (!json_is_object(root))
         rc = sp_error_set(err, SP_E_CONFIG,
@@ -267,7 +282,20 @@ static int finish(sp_config_t *self, const char *kind, const source_t *src, sp_e
     return SP_OK;
 }
 
-// overrides: METADATA_ENDPOINTS or NULL.
+static int override_endpoints(sp_config_t *self, const char *endpoints, sp_error_t *err)
+{
+    int rc = SP_OK;
+    for (size_t i = 0; rc == SP_OK && i < self->n; i++) {
+        if (strcmp(self->rows[i]->name, "metadata_endpoints") != 0)
+            continue;
+        rc = set_list_text(self, &self->values[i], endpoints, err);
+        if (rc == SP_OK && !self->values[i].present)
+            rc = sp_error_set(err, SP_E_CONFIG, "METADATA_ENDPOINTS: the list is empty");
+    }
+    return rc;
+}
+
+// endpoints: METADATA_ENDPOINTS or NULL.
 static int build(sp_config_t **ret_self, const char *kind, const sp_option_t *rows, size_t n,
                  const source_t *src, const char *endpoints, sp_error_t *err)
 {
@@ -282,9 +310,8 @@ static int build(sp_config_t **ret_self, const char *kind, const sp_option_t *ro
         return no_memory(err);
     }
     int rc = src->text ? take_json(self, src, err) : SP_OK;
-    for (size_t i = 0; rc == SP_OK && endpoints && *endpoints && i < self->n; i++)
-        if (strcmp(self->rows[i]->name, "metadata_endpoints") == 0)
-            rc = set_list_text(self, &self->values[i], endpoints, err);
+    if (rc == SP_OK && endpoints && *endpoints)
+        rc = override_endpoints(self, endpoints, err);
     if (rc == SP_OK)
         rc = finish(self, kind, src, err);
     if (rc)
@@ -308,7 +335,7 @@ static int read_file(const char *path, sp_buf_t *out, sp_error_t *err)
         return sp_error_set(err, SP_E_CONFIG, "%s: %s", path, strerror(errno));
     char chunk[4096];
     size_t n;
-    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
+    while (!out->failed && (n = fread(chunk, 1, sizeof chunk, f)) > 0)
         sp_buf_add(out, chunk, n);
     bool bad = ferror(f) != 0;
     fclose(f);

@@ -72,6 +72,9 @@ static void values(void **state)
     assert_int_equal(n, 2);
     assert_string_equal(sp_config_str(c, "service_id"), "r-1");
     sp_config_destroy(&c);
+    assert_int_equal(parse(&c, "{\"tags\": []}", &err), SP_OK); // none is what it has anyway
+    assert_null(sp_config_list(c, "tags", &n)[0]);
+    sp_config_destroy(&c);
 }
 
 static void refusals(void **state)
@@ -106,6 +109,8 @@ static void refusals(void **state)
         {"{\"log_level\": \"in\\u0000fo\"}", "r.json:1:", ""},
         {"{} x", "r.json:1:", ""},
         {"{\"metadata_prefix\": \"a\\nb\"}", "r.json:1: metadata_prefix:", "control"},
+        {"{\"metadata_endpoints\": []}", "r.json:1: metadata_endpoints:", "empty"},
+        {"{\n\"metadata_endpoints\": \" , \"}", "r.json:2: metadata_endpoints:", "empty"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sp_config_t *c = NULL;
@@ -125,6 +130,10 @@ static void secrets_are_not_echoed(void **state)
     sp_config_t *c = NULL;
     sp_error_t err;
     assert_int_equal(parse(&c, "{\"token\": \"hunter22\"}", &err), SP_E_CONFIG);
+    assert_null(strstr(err.text, "hunter"));
+    // The parser quotes what it does not expect.
+    assert_int_equal(parse(&c, "{\n\"token\" \"hunter\"}", &err), SP_E_CONFIG);
+    assert_int_equal(strncmp(err.text, "r.json:2:", 9), 0);
     assert_null(strstr(err.text, "hunter"));
 }
 
@@ -174,7 +183,16 @@ static void command_line(void **state)
     setenv("CONFIG_PATH", "/nonexistent.json", 1);
     assert_int_equal(sp_config_load(&c, "router", rows, ROWS, 1, bare, &done, &err), SP_E_CONFIG);
     unsetenv("CONFIG_PATH");
+    setenv("METADATA_ENDPOINTS", " ,", 1);
+    assert_int_equal(sp_config_load(&c, "router", rows, ROWS, 1, bare, &done, &err), SP_E_CONFIG);
+    assert_non_null(strstr(err.text, "METADATA_ENDPOINTS"));
     unsetenv("METADATA_ENDPOINTS");
+    char *endless[] = {"router", "--config", "/dev/zero", NULL};
+    alarm(20); // it must not read for ever
+    assert_int_equal(sp_config_load(&c, "router", rows, ROWS, 3, endless, &done, &err),
+                     SP_E_CONFIG);
+    alarm(0);
+    assert_non_null(strstr(err.text, "over 1 MiB"));
     char *unknown[] = {"router", "--confog", path, NULL};
     assert_int_equal(sp_config_load(&c, "router", rows, ROWS, 3, unknown, &done, &err),
                      SP_E_CONFIG);
