@@ -12,7 +12,17 @@
 
 #include "common/config/check.h"
 
-enum { MAX_CONNECTIONS = 32, IDLE_SECONDS = 10 };
+enum {
+    MAX_CONNECTIONS = 32,  // at this number libmicrohttpd accepts nobody any more
+    KEPT_CONNECTIONS = 24, // so one more than this ends the oldest
+    IDLE_SECONDS = 10
+};
+
+typedef struct visit {
+    struct visit *older, *newer; // in the listener's list
+    int fd;                      // its socket
+    bool ended;                  // by us; not in the list any more
+} visit_t;
 
 struct sp_listener {
     struct MHD_Daemon *daemon; // HTTP server
@@ -20,7 +30,45 @@ struct sp_listener {
     sp_ready_fn *ready;        // readiness, may be NULL
     void *arg;                 // its argument
     char endpoint[300];        // http://host:port
+    visit_t *oldest, *newest;  // connections, of the daemon's thread
+    int visits;                // in the list
 };
+
+static void unlink_visit(sp_listener_t *self, visit_t *v)
+{
+    *(v->older ? &v->older->newer : &self->oldest) = v->newer;
+    *(v->newer ? &v->newer->older : &self->newest) = v->older;
+    self->visits--;
+}
+
+// Whoever sends or reads a byte now and then is never idle: a probe must find room all the same.
+static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    sp_listener_t *self = cls;
+    visit_t *v = *context;
+    if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
+        if (v && !v->ended)
+            unlink_visit(self, v);
+        free(v);
+        return;
+    }
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    v = info ? calloc(1, sizeof *v) : NULL;
+    *context = v;
+    if (!v)
+        return;
+    *v = (visit_t){.older = self->newest, .fd = info->connect_fd};
+    *(v->older ? &v->older->newer : &self->oldest) = v;
+    self->newest = v;
+    if (++self->visits <= KEPT_CONNECTIONS)
+        return;
+    visit_t *oldest = self->oldest;
+    unlink_visit(self, oldest);
+    oldest->ended = true;
+    shutdown(oldest->fd, SHUT_RDWR);
+}
 
 static enum MHD_Result answer(struct MHD_Connection *connection, unsigned status, const char *type,
                               const char *text, size_t len)
@@ -153,7 +201,8 @@ int sp_listener_open(sp_listener_t **ret_self, const char *address, sp_metrics_t
                          self, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
                          (unsigned)MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
                          (unsigned)IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                         (size_t)32 * 1024, MHD_OPTION_END);
+                         (size_t)32 * 1024, MHD_OPTION_NOTIFY_CONNECTION, on_connection, self,
+                         MHD_OPTION_END);
     if (!self->daemon) {
         close(fd);
         free(self);

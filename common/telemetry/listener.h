@@ -1,4 +1,5 @@
-// The HTTP listener for probes: /metrics, /livez, /readyz. Its own thread; bounded connections and time.
+// The HTTP listener for probes: /metrics, /livez, /readyz. Its own thread; bounded connections, of which the oldest goes when there
+// are too many, and bounded time of silence.
 #ifndef SP_TELEMETRY_LISTENER_H
 #define SP_TELEMETRY_LISTENER_H
 

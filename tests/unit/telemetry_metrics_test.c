@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/base/clock.h"
 #include "common/telemetry/listener.h"
 #include "common/telemetry/metrics.h"
 #include "common/telemetry/trace.h"
@@ -149,7 +150,8 @@ static void traces(void **state)
 
 static char page[65536];
 
-static int get(const char *endpoint, const char *request)
+// Connects and sends the text, which may be part of a request.
+static int say(const char *endpoint, const char *request)
 {
     int port = (int)strtol(strrchr(endpoint, ':') + 1, NULL, 10);
     struct sockaddr_in to = {.sin_family = AF_INET,
@@ -158,6 +160,12 @@ static int get(const char *endpoint, const char *request)
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
     assert_int_equal(write(fd, request, strlen(request)), (ssize_t)strlen(request));
+    return fd;
+}
+
+static int get(const char *endpoint, const char *request)
+{
+    int fd = say(endpoint, request);
     size_t n = 0;
     ssize_t got;
     while ((got = read(fd, page + n, sizeof page - 1 - n)) > 0)
@@ -202,11 +210,38 @@ static void listener(void **state)
     sp_metrics_destroy(&m);
 }
 
+// Requests that never end must not keep a probe out.
+static void slow_clients(void **state)
+{
+    (void)state;
+    enum { SLOW = 200 };
+    sp_metrics_t *m = sp_metrics_new("router", "r");
+    sp_listener_t *l = NULL;
+    sp_error_t err = {0};
+    assert_int_equal(sp_listener_open(&l, "127.0.0.1:0", m, NULL, NULL, &err), SP_OK);
+    const char *at = sp_listener_endpoint(l);
+    static const char *const begun[] = {"", "GET /livez HTTP/1.1\r\nX-A: ",
+                                        "POST /livez HTTP/1.1\r\nHost: x\r\n"
+                                        "Transfer-Encoding: chunked\r\n\r\n1\r\nx"};
+    int fds[SLOW];
+    for (int i = 0; i < SLOW; i++)
+        fds[i] = say(at, begun[i % 3]);
+    int64_t began = sp_clock_mono_ms();
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(get(at, "GET /livez HTTP/1.0\r\n\r\n"), 200);
+    assert_true(sp_clock_mono_ms() - began < 5000);
+    for (int i = 0; i < SLOW; i++)
+        close(fds[i]);
+    sp_listener_close(&l);
+    sp_metrics_destroy(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(families), cmocka_unit_test(hidden_and_bounded), cmocka_unit_test(threads),
-        cmocka_unit_test(traces),   cmocka_unit_test(listener),
+        cmocka_unit_test(families), cmocka_unit_test(hidden_and_bounded),
+        cmocka_unit_test(threads),  cmocka_unit_test(traces),
+        cmocka_unit_test(listener), cmocka_unit_test(slow_clients),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
