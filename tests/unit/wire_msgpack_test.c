@@ -236,6 +236,32 @@ static void free_values(void **state)
     sp_buf_free(&out);
 }
 
+// A reply that lists the whole catalog must not fail from the 1001st on.
+static void test_lists_of_all_have_room(void **state)
+{
+    (void)state;
+    static const struct {
+        const sp_schema_t *schema; // reply
+        const char *field;         // list
+    } rows[] = {{&sp_schema_keyspace_list_reply, "keyspaces"},
+                {&sp_schema_table_list_reply, "tables"},
+                {&sp_schema_shard_list_reply, "shards"},
+                {&sp_schema_service_list_reply, "services"},
+                {&sp_schema_shards_for_keys_reply, "shards"},
+                {&sp_schema_ring_snapshot, "shards"}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        size_t room = 0;
+        for (size_t f = 0; f < rows[i].schema->n; f++) {
+            if (strcmp(rows[i].schema->fields[f].name, rows[i].field) == 0) {
+                room = rows[i].schema->fields[f].max_items;
+            }
+        }
+        if (room < 10000) {
+            fail_msg("%s.%s holds %zu", rows[i].schema->name, rows[i].field, room);
+        }
+    }
+}
+
 static void test_registry(void **state)
 {
     (void)state;
@@ -260,6 +286,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bounds, setup, free_inputs),
         cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, free_inputs),
         cmocka_unit_test_setup_teardown(free_values, setup, free_inputs),
+        cmocka_unit_test_setup_teardown(test_lists_of_all_have_room, setup, free_inputs),
         cmocka_unit_test_setup_teardown(test_registry, setup, free_inputs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
