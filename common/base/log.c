@@ -39,11 +39,22 @@ bool sp_log_enabled(sp_log_level_t level)
     return level >= config.level;
 }
 
+// A character behind ASCII, in valid UTF-8, that ends a line or that terminals obey: its code, else 0.
+static unsigned control_at(const unsigned char *p)
+{
+    if (p[0] == 0xC2 && p[1] < 0xA0)
+        return p[1]; // U+0080..U+009F
+    if (p[0] == 0xE2 && p[1] == 0x80 && (p[2] == 0xA8 || p[2] == 0xA9))
+        return 0x2000 + p[2] - 0x80; // line and paragraph separator
+    return 0;
+}
+
 // Both formats escape alike, so that a line stays one line and valid UTF-8 whatever the value is.
 static void add_quoted(sp_buf_t *out, const char *value)
 {
     sp_buf_addc(out, '"');
     bool utf8 = sp_str_valid_utf8(sp_str(value));
+    unsigned control;
     for (const unsigned char *p = (const unsigned char *)value; *p; p++) {
         if (*p == '"' || *p == '\\')
             sp_buf_printf(out, "\\%c", *p);
@@ -53,7 +64,10 @@ static void add_quoted(sp_buf_t *out, const char *value)
             sp_buf_addz(out, "\\t");
         else if (*p < 0x20 || *p == 0x7F || (*p >= 0x80 && !utf8))
             sp_buf_printf(out, "\\u%04x", *p);
-        else
+        else if (*p >= 0x80 && (control = control_at(p)) != 0) {
+            sp_buf_printf(out, "\\u%04x", control);
+            p += *p == 0xC2 ? 1 : 2;
+        } else
             sp_buf_addc(out, (char)*p);
     }
     sp_buf_addc(out, '"');

@@ -218,7 +218,9 @@ static void log_kv(void)
 static void log_json(void)
 {
     sp_log_setup("router", "router-1", "debug", "json");
-    sp_log(SP_LOG_DEBUG, "TAG", "a", "x\ty\"", "b", "\xff", "c", "é", NULL);
+    // Not only ASCII has characters that end a line or begin an order to a terminal.
+    sp_log(SP_LOG_DEBUG, "TAG", "a", "x\ty\"", "b", "\xff", "c", "é", "d",
+           "\xC2\x85\xC2\x9B\xC2\xA0\xE2\x80\xA8\xE2\x80\xA9\xE2\x80\xAA", NULL);
 }
 
 static void log_lines(void **state)
@@ -236,7 +238,9 @@ static void log_lines(void **state)
     assert_non_null(level);
     assert_int_equal(strncmp(out, "{\"ts\":\"2", 8), 0);
     assert_string_equal(level, "\"level\":\"debug\",\"svc\":\"router\",\"id\":\"router-1\",\"tag\":"
-                               "\"TAG\",\"a\":\"x\\ty\\\"\",\"b\":\"\\u00ff\",\"c\":\"é\"}\n");
+                               "\"TAG\",\"a\":\"x\\ty\\\"\",\"b\":\"\\u00ff\",\"c\":\"é\",\"d\":"
+                               "\"\\u0085\\u009b\xC2\xA0"
+                               "\\u2028\\u2029\xE2\x80\xAA\"}\n");
 }
 
 static void randoms(void **state)
