@@ -65,7 +65,7 @@ void sp_channel_destroy(sp_channel_t **self_p)
     *self_p = NULL;
 }
 
-void sp_channel_wake(sp_channel_t *self)
+static void wake(sp_channel_t *self)
 {
     uint64_t one = 1;
     while (write(self->fd, &one, sizeof one) < 0 && errno == EINTR)
@@ -142,7 +142,7 @@ int sp_channel_send(sp_channel_t *self, const sp_schema_t *schema, const void *b
     }
     pthread_mutex_unlock(&self->lock);
     if (rc == 0) {
-        sp_channel_wake(self);
+        wake(self);
         return 0;
     }
     free(item);
@@ -168,7 +168,7 @@ static item_t *take_item(sp_channel_t *self)
     bool more = self->oldest || self->closed;
     pthread_mutex_unlock(&self->lock);
     if (more)
-        sp_channel_wake(self);
+        wake(self);
     return item;
 }
 
@@ -201,7 +201,7 @@ void sp_channel_close(sp_channel_t *self)
     self->closed = true;
     pthread_cond_broadcast(&self->room);
     pthread_mutex_unlock(&self->lock);
-    sp_channel_wake(self);
+    wake(self);
 }
 
 bool sp_channel_closed(sp_channel_t *self)

@@ -19,9 +19,8 @@ int sp_channel_send(sp_channel_t *self, const sp_schema_t *schema, const void *b
 // Takes the oldest message, decoded into arena, without waiting: true. What does not decode is dropped, for both sides are ours.
 bool sp_channel_take(sp_channel_t *self, sp_arena_t *arena, const sp_schema_t **ret_schema,
                      void **ret_body);
-// Readable while there may be a message, and after close and wake.
+// Readable while there may be a message, and after close.
 int sp_channel_fd(const sp_channel_t *self);
-void sp_channel_wake(sp_channel_t *self);
 void sp_channel_close(sp_channel_t *self); // no more messages enter; what is inside stays
 bool sp_channel_closed(sp_channel_t *self);
 

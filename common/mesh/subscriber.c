@@ -17,7 +17,6 @@ struct sp_subscriber {
     bool heard;                // `sequence` counts
     int64_t sequence;          // of the last message
     bool broken;               // a message could not be read since: the next one is behind a gap
-    int64_t malformed;         // count
     bool in_callback;          // the memory stays
     bool closed;               // sp_subscriber_close was called
 };
@@ -33,10 +32,8 @@ static void take_heartbeat(sp_subscriber_t *self, sp_frames_t *frames, sp_arena_
 {
     sp_msg_event_t event;
     if (sp_wire_decode_msgpack(&sp_schema_event, sp_frames_data(frames, 1),
-                               sp_frames_size(frames, 1), arena, &event, NULL) != 0) {
-        self->malformed++;
+                               sp_frames_size(frames, 1), arena, &event, NULL) != 0)
         return;
-    }
     bool gap = self->broken || !self->heard || event.sequence != self->sequence;
     self->heard = true;
     self->sequence = event.sequence;
@@ -54,7 +51,6 @@ static void take_message(sp_subscriber_t *self, sp_frames_t *frames, sp_arena_t 
     if (!body || !topic || frames->n != 2 || len > self->schema->max_bytes ||
         sp_wire_decode_msgpack(self->schema, sp_frames_data(frames, 1), len, arena, body, NULL) !=
             0) {
-        self->malformed++;
         self->broken = true;
         return;
     }

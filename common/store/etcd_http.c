@@ -110,7 +110,8 @@ static size_t collect(char *data, size_t size, size_t n, void *arg)
     return out->failed ? 0 : size * n; // short: libcurl gives up
 }
 
-static void set_options(sp_etcd_http_t *self, CURL *easy, const char *path, const sp_buf_t *body)
+static void set_options(sp_etcd_http_t *self, CURL *easy, const char *path, const sp_buf_t *body,
+                        sp_buf_t *answer)
 {
     char url[1200];
     snprintf(url, sizeof url, "%s/v3/%s", self->urls[self->at], path);
@@ -119,6 +120,8 @@ static void set_options(sp_etcd_http_t *self, CURL *easy, const char *path, cons
     curl_easy_setopt(easy, CURLOPT_POST, 1L);
     curl_easy_setopt(easy, CURLOPT_POSTFIELDS, body->data);
     curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->len);
+    curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, collect);
+    curl_easy_setopt(easy, CURLOPT_WRITEDATA, answer);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, self->headers);
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy, CURLOPT_NOPROXY, "*"); // the environment's proxy is for the outside
@@ -128,15 +131,16 @@ static void set_options(sp_etcd_http_t *self, CURL *easy, const char *path, cons
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)(self->timeout_ms / 2 + 1));
 }
 
-CURL *sp_etcd_request(sp_etcd_http_t *self, const char *path, const sp_buf_t *body)
+CURL *sp_etcd_request(sp_etcd_http_t *self, const char *path, const sp_buf_t *body,
+                      sp_buf_t *answer)
 {
     CURL *easy = curl_easy_init();
     if (easy)
-        set_options(self, easy, path, body);
+        set_options(self, easy, path, body, answer);
     return easy;
 }
 
-// Runs the transfer until it ends. `connected` tells whether the request may have reached the server.
+// Runs the transfer until it ends, time is up, or the cancel descriptor becomes readable.
 static CURLcode transfer(sp_etcd_http_t *self, int64_t deadline_ms, bool *ret_cancelled)
 {
     CURLcode code = CURLE_OPERATION_TIMEDOUT;
@@ -262,9 +266,7 @@ static int attempt(sp_etcd_http_t *self, const char *path, const sp_buf_t *body,
                    sp_value_t *ret_reply, bool *ret_done, sp_error_t *err)
 {
     sp_buf_t text = {.limit = MAX_ANSWER};
-    set_options(self, self->easy, path, body);
-    curl_easy_setopt(self->easy, CURLOPT_WRITEFUNCTION, collect);
-    curl_easy_setopt(self->easy, CURLOPT_WRITEDATA, &text);
+    set_options(self, self->easy, path, body, &text);
     // On a connection that turns out dead libcurl sends the request a second time by itself; a transaction that was carried out the
     // first time would then report a failed compare.
     curl_easy_setopt(self->easy, CURLOPT_FRESH_CONNECT, kind == SP_ETCD_WRITE ? 1L : 0L);

@@ -46,8 +46,10 @@ void sp_etcd_rotate(sp_etcd_http_t *self);
 // SP_E_CATALOG_UNAVAILABLE.
 int sp_etcd_header(sp_etcd_http_t *self, const sp_value_t *reply, int64_t *ret_revision,
                    sp_error_t *err);
-// Options that every request has; used by the watch too. Sets URL and body, which must outlive the transfer.
-CURL *sp_etcd_request(sp_etcd_http_t *self, const char *path, const sp_buf_t *body);
+// A transfer with the options that every request has; used by the watch too. The answer is appended to `answer`; it and the body
+// must outlive the transfer.
+CURL *sp_etcd_request(sp_etcd_http_t *self, const char *path, const sp_buf_t *body,
+                      sp_buf_t *answer);
 
 // Typed reads of hostile JSON. An absent int64 is 0, as proto3 has it; a string or an integer; anything else is an error.
 int sp_etcd_int64(const sp_value_t *map, const char *key, int64_t *ret_value, sp_error_t *err);

@@ -8,13 +8,6 @@
 
 enum { MAX_LINE = 32 * 1024 * 1024 };
 
-static size_t collect(char *data, size_t size, size_t n, void *arg)
-{
-    sp_buf_t *out = arg;
-    sp_buf_add(out, data, size * n);
-    return out->failed ? 0 : size * n;
-}
-
 int sp_etcd_watch_begin(sp_etcd_watch_t *self, sp_etcd_http_t *http, const sp_buf_t *request,
                         sp_error_t *err)
 {
@@ -22,13 +15,11 @@ int sp_etcd_watch_begin(sp_etcd_watch_t *self, sp_etcd_http_t *http, const sp_bu
     self->text.limit = MAX_LINE;
     sp_buf_adds(&self->request, (sp_str_t){request->data, request->len});
     self->multi = curl_multi_init();
-    self->easy = sp_etcd_request(http, "watch", &self->request);
+    self->easy = sp_etcd_request(http, "watch", &self->request, &self->text);
     if (request->failed || self->request.failed || !self->multi || !self->easy) {
         sp_etcd_watch_end(self);
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "watch of etcd");
     }
-    curl_easy_setopt(self->easy, CURLOPT_WRITEFUNCTION, collect);
-    curl_easy_setopt(self->easy, CURLOPT_WRITEDATA, &self->text);
     self->endpoint = http->at;
     curl_multi_add_handle(self->multi, self->easy);
     return 0;

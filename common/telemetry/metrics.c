@@ -13,7 +13,7 @@
 #include "common/config/config.h"
 #include "common/telemetry/process.h"
 
-enum { MAX_LABELS = 8, MAX_SERIES = 1000, MAX_COLLECTORS = 16 };
+enum { MAX_LABELS = 8, MAX_SERIES = 1000 };
 typedef enum { COUNTER, GAUGE, HISTOGRAM } kind_t;
 
 struct sp_series {
@@ -21,7 +21,7 @@ struct sp_series {
     sp_series_t *next;      // next of the family
     char *labels;           // rendered: `a="x",b="y"`
     atomic_bool hidden;     // left out of the text
-    atomic_llong count;     // counter's value, histogram's observations
+    atomic_llong count;     // counter's value
     _Atomic uint64_t value; // gauge's value or histogram's sum, bits of a double
     atomic_llong *buckets;  // histogram: one a bound, not cumulative
 };
@@ -40,16 +40,9 @@ struct sp_metric {
     sp_series_t *overflow;    // takes what is over MAX_SERIES
 };
 
-typedef struct collector {
-    void (*fn)(void *arg); // callback
-    void *arg;             // its argument
-} collector_t;
-
 struct sp_metrics {
-    pthread_mutex_t lock;                   // families, series, collectors
-    sp_metric_t *first, *last;              // in the order of making
-    collector_t collectors[MAX_COLLECTORS]; // called before rendering
-    size_t collectors_n;                    // count
+    pthread_mutex_t lock;      // families, series
+    sp_metric_t *first, *last; // in the order of making
 };
 
 // Where handles point when memory ran out: counted into, never shown.
@@ -294,16 +287,7 @@ void sp_histogram_observe(sp_series_t *self, double value)
     while (i < m->bounds_n && value > m->bounds[i])
         i++;
     atomic_fetch_add_explicit(&self->buckets[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&self->count, 1, memory_order_relaxed);
     sp_gauge_add(self, value);
-}
-
-void sp_metrics_on_scrape(sp_metrics_t *self, void (*fn)(void *arg), void *arg)
-{
-    pthread_mutex_lock(&self->lock);
-    if (self->collectors_n < MAX_COLLECTORS)
-        self->collectors[self->collectors_n++] = (collector_t){fn, arg};
-    pthread_mutex_unlock(&self->lock);
 }
 
 static void add_number(sp_buf_t *out, double value)
@@ -355,14 +339,6 @@ static void render_series(const sp_metric_t *m, const sp_series_t *s, sp_buf_t *
 void sp_metrics_render(sp_metrics_t *self, sp_buf_t *out)
 {
     static const char *const kinds[] = {"counter", "gauge", "histogram"};
-    pthread_mutex_lock(&self->lock);
-    collector_t collectors[MAX_COLLECTORS];
-    size_t n = self->collectors_n;
-    memcpy(collectors, self->collectors, sizeof collectors);
-    pthread_mutex_unlock(&self->lock);
-    for (size_t i = 0; i < n; i++)
-        collectors[i].fn(collectors[i].arg); // may make series, so without the lock
-
     pthread_mutex_lock(&self->lock);
     for (const sp_metric_t *m = self->first; m; m = m->next) {
         sp_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", m->name, m->help, m->name,

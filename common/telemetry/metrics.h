@@ -38,8 +38,6 @@ void sp_gauge_set(sp_series_t *self, double value);
 void sp_gauge_add(sp_series_t *self, double value);
 void sp_histogram_observe(sp_series_t *self, double value);
 
-// Called before each rendering, in the thread that renders: to refresh gauges from state that is safe to read there.
-void sp_metrics_on_scrape(sp_metrics_t *self, void (*fn)(void *arg), void *arg);
 // Text exposition format 0.0.4, with this process' own metrics (resident memory, descriptors, threads, CPU, start time).
 void sp_metrics_render(sp_metrics_t *self, sp_buf_t *out);
 
