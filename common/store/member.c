@@ -28,6 +28,7 @@ struct sp_member {
     _Atomic int64_t valid_ms; // monotonic: leadership ends here unless it is renewed
     int64_t leading;          // the thread's: epoch that it believes to lead under, 0 none
     int64_t renewed_ms;       // the thread's: when the last successful renewal was sent
+    int64_t given_up;         // the thread's: lease that etcd has not heard the end of yet, 0 none
     bool registered;          // the thread's: our key was there last time
     bool down;                // the thread's: the store did not answer last time
     sp_arena_t *arena;        // the thread's scratch
@@ -65,6 +66,16 @@ static bool expire(sp_member_t *self)
     return atomic_compare_exchange_strong(&self->epoch, &epoch, 0);
 }
 
+// Ends the lease that was given up, unless it has ended. While etcd is away that fails, and afterwards the lease would live its time,
+// and keep the leader's key from whoever leads next.
+static int give_back(sp_member_t *self, sp_error_t *err)
+{
+    int rc = self->given_up ? sp_store_lease_revoke(self->keeper.store, self->given_up, err) : 0;
+    if (rc == 0)
+        self->given_up = 0;
+    return rc;
+}
+
 // Gives up lease and leadership; the next round starts with a new lease and so, when it leads again, with a new epoch: work that
 // was begun under the old one can never pass for current.
 static void start_over(sp_member_t *self, const char *why)
@@ -73,7 +84,8 @@ static void start_over(sp_member_t *self, const char *why)
     int64_t lease = atomic_exchange(&self->lease, 0);
     self->registered = false;
     if (lease != 0)
-        sp_store_lease_revoke(self->keeper.store, lease, NULL);
+        self->given_up = lease;
+    give_back(self, NULL);
 }
 
 // ---- one round of the thread; each returns 0, or an error after which the round is tried again
@@ -184,9 +196,11 @@ static int one_round(sp_member_t *self, sp_error_t *err)
 {
     sp_arena_reset(self->arena);
     int rc = 0;
-    if (atomic_load(&self->lease) == 0)
-        rc = grant(self, err);
-    else if (sp_clock_mono_ms() - self->renewed_ms >= self->ttl_ms / 4)
+    if (atomic_load(&self->lease) == 0) {
+        rc = give_back(self, err);
+        if (rc == 0)
+            rc = grant(self, err);
+    } else if (sp_clock_mono_ms() - self->renewed_ms >= self->ttl_ms / 4)
         rc = renew(self, err);
     if (rc == 0)
         rc = put_service(self, err);
