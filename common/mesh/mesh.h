@@ -81,7 +81,7 @@ int sp_server_send(sp_server_t *self, zframe_t *identity, const sp_schema_t *sch
 typedef struct sp_peer sp_peer_t;
 // err->code 0: body is the decoded reply of `schema`; else err tells, and schema and body are the error message where there was
 // one, else NULL; so is envelope. Called exactly once a call that was sent, also on timeout and close. May close the peer.
-// No answer is `unavailable` for messages that only read, and `outcome_unknown` for those that change something.
+// No answer to what was sent is `unavailable` for messages that only read, and `outcome_unknown` for those that change something.
 typedef void(sp_reply_fn)(void *arg, const sp_error_t *err, const sp_msg_envelope_t *envelope,
                           const sp_schema_t *schema, const void *body);
 // A message that answers no call (task_assign, heartbeat, ...). May close the peer.
@@ -92,13 +92,14 @@ typedef void(sp_push_fn)(void *arg, const sp_msg_envelope_t *envelope, const sp_
 int sp_peer_open(sp_peer_t **ret_self, zloop_t *loop, const char *endpoint, sp_push_fn *on_push,
                  void *arg, sp_error_t *err);
 void sp_peer_close(sp_peer_t **self_p); // open calls end as if not answered
-// Sends a request. Of the envelope, request_id, traceparent, client_id and sequence are used; a request id is made where there is
-// none or another call in flight has it. timeout_ms <= 0: 5000. When it fails, on_reply is not called: SP_E_UNAVAILABLE (queue
-// full), SP_E_RATE_LIMITED, or an encoding error.
+// Sends a request, as soon as there is a connection; what was not sent by its timeout never will be, and is `unavailable` whatever it
+// does. Of the envelope, request_id, traceparent, client_id and sequence are used; a request id is made where there is none or
+// another call in flight has it. timeout_ms <= 0: 5000. When it fails, on_reply is not called: SP_E_UNAVAILABLE (too many wait for
+// a connection), SP_E_RATE_LIMITED, or an encoding error.
 int sp_peer_call(sp_peer_t *self, const sp_schema_t *schema, const void *body,
                  const sp_msg_envelope_t *envelope_or_null, int timeout_ms, sp_reply_fn *on_reply,
                  void *arg, sp_error_t *err);
-// One way (task_update, heartbeat). Errors as sp_peer_call.
+// One way (task_update, heartbeat). SP_E_UNAVAILABLE: there is no connection, or the peer does not read; or an encoding error.
 int sp_peer_send(sp_peer_t *self, const sp_schema_t *schema, const void *body, sp_error_t *err);
 void sp_peer_stamp(sp_peer_t *self, int64_t generation, int64_t epoch, int64_t ring_version);
 int64_t sp_peer_heard_ms(const sp_peer_t *self); // monotonic time of the last message received
@@ -106,7 +107,7 @@ typedef struct sp_peer_stats {
     int64_t timeouts;   // calls not answered in time
     int64_t late;       // replies to calls that had ended; dropped
     int64_t malformed;  // messages that did not decode
-    int64_t reconnects; // sockets given up because the peer was silent
+    int64_t reconnects; // sockets given up because the peer was silent or the connection was lost
 } sp_peer_stats_t;
 void sp_peer_stats(const sp_peer_t *self, sp_peer_stats_t *ret_stats);
 

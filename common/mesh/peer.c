@@ -7,11 +7,13 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
+#include "common/mesh/connection.h"
 #include "common/mesh/incoming.h"
 #include "common/mesh/mesh.h"
 
 enum {
     MAX_CALLS = 65536,         // in flight on one peer; past it `rate_limited`
+    MAX_HELD_BYTES = 64 << 20, // of calls that wait for a connection; past it `unavailable`
     DEFAULT_TIMEOUT_MS = 5000, // where the caller said none
     TIMER_STEP_MS = 10,        // expiries closer than this share one look at the calls
     MAX_REQUEST_ID = 64,       // as in the envelope's schema
@@ -21,8 +23,10 @@ typedef struct call {
     char request_id[MAX_REQUEST_ID + 1]; // key in `calls`
     const sp_schema_t *schema;           // of the request
     int64_t deadline_ms;                 // monotonic
-    int64_t sent_ms;                     // monotonic
+    int64_t sent_ms;                     // monotonic; of the call, while it is held
     int timeout_ms;                      // for the error text
+    bool held;                           // nobody was there to send it to, so far
+    sp_buf_t envelope, body;             // encoded, while it is held
     sp_reply_fn *on_reply;               // told once
     void *arg;                           // for on_reply
     struct call *next;                   // by age, oldest first
@@ -31,8 +35,7 @@ typedef struct call {
 
 struct sp_peer {
     zloop_t *loop;           // borrowed
-    zsock_t *sock;           // DEALER
-    void *zmq;               // its libzmq socket
+    sp_connection_t to;      // the endpoint
     char endpoint[256];      // where it connects to
     sp_push_fn *on_push;     // or NULL
     void *arg;               // for on_push
@@ -40,6 +43,8 @@ struct sp_peer {
     zhashx_t *calls;         // request id -> call_t, borrowed from the list
     call_t *oldest;          // list of calls
     call_t **end;            // where the next one is linked
+    size_t held_n;           // calls that are held
+    size_t held_bytes;       // of their envelopes and bodies
     char id_prefix[9];       // of this peer's request ids
     uint64_t next_id;        // of this peer's request ids
     int timer;               // of the loop, -1 none
@@ -59,41 +64,49 @@ static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER; // for the list
 static sp_peer_t *open_peers;                                 // of all loops
 
 static int on_readable(zloop_t *loop, zsock_t *sock, void *arg);
+static int on_news(zloop_t *loop, zsock_t *sock, void *arg);
 static int on_timer(zloop_t *loop, int timer, void *arg);
 
-// ---- the socket
+// ---- calls
 
-static void drop_socket(sp_peer_t *self)
+// Keeps an encoded call until there is a connection. Had libzmq it in its queue, it would be done when somebody listens again,
+// however long after its caller was told that it failed.
+static int hold(sp_peer_t *self, call_t *c, sp_error_t *err)
 {
-    if (!self->sock)
-        return;
-    zloop_reader_end(self->loop, self->sock);
-    zsock_destroy(&self->sock);
-    self->zmq = NULL;
-}
-
-static int make_socket(sp_peer_t *self, sp_error_t *err)
-{
-    self->sock = zsock_new(ZMQ_DEALER);
-    if (!self->sock)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "DEALER socket");
-    sp_frames_socket(self->sock);
-    if (zsock_connect(self->sock, "%s", self->endpoint) != 0) {
-        int rc = sp_error_set(err, SP_E_INVALID_ARGUMENT, "cannot connect to %s: %s",
-                              self->endpoint, zmq_strerror(errno));
-        zsock_destroy(&self->sock);
-        return rc;
-    }
-    if (zloop_reader(self->loop, self->sock, on_readable, self) != 0) {
-        zsock_destroy(&self->sock);
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "DEALER socket");
-    }
-    zloop_reader_set_tolerant(self->loop, self->sock);
-    self->zmq = zsock_resolve(self->sock);
+    size_t bytes = self->envelope_buf.len + self->body_buf.len;
+    if (self->held_n >= SP_FRAMES_HWM || self->held_bytes + bytes > MAX_HELD_BYTES)
+        return sp_error_set(err, SP_E_UNAVAILABLE, "%s is not reached, and %zu requests wait",
+                            self->endpoint, self->held_n);
+    c->held = true;
+    c->envelope = self->envelope_buf;
+    c->body = self->body_buf;
+    self->envelope_buf = self->body_buf = (sp_buf_t)SP_BUF_INIT;
+    self->held_n++;
+    self->held_bytes += bytes;
     return 0;
 }
 
-// ---- calls
+// It was sent, or ends without.
+static void release(sp_peer_t *self, call_t *c)
+{
+    self->held_n--;
+    self->held_bytes -= c->envelope.len + c->body.len;
+    sp_buf_free(&c->envelope);
+    sp_buf_free(&c->body);
+}
+
+static void send_held(sp_peer_t *self)
+{
+    for (call_t *c = self->oldest; c && self->held_n > 0; c = c->next) {
+        if (!c->held)
+            continue;
+        if (sp_frames_send(self->to.zmq, NULL, &c->envelope, &c->body, NULL) != 0)
+            return;
+        c->held = false;
+        c->sent_ms = sp_clock_mono_ms();
+        release(self, c);
+    }
+}
 
 static void unlink_call(sp_peer_t *self, call_t *c)
 {
@@ -103,6 +116,8 @@ static void unlink_call(sp_peer_t *self, call_t *c)
         c->next->link = c->link;
     else
         self->end = c->link;
+    if (c->held)
+        release(self, c);
 }
 
 static void list_open(sp_peer_t *self)
@@ -161,13 +176,42 @@ static bool leave(sp_peer_t *self)
     return true;
 }
 
-// Tells one unlinked call how it was lost, and frees it.
+// Tells one unlinked call how it was lost (NULL: by time), and frees it.
 static void lose_call(sp_peer_t *self, call_t *c, const char *how)
 {
     sp_error_t err = {0};
-    sp_incoming_lost(c->schema, &err, "%s %s within %d ms", self->endpoint, how, c->timeout_ms);
+    if (c->held) // whatever it does, it was not done
+        sp_error_set(&err, SP_E_UNAVAILABLE, "%s: %s was not reached within %d ms", c->schema->name,
+                     self->endpoint, c->timeout_ms);
+    else if (how)
+        sp_incoming_lost(c->schema, &err, "%s %s", self->endpoint, how);
+    else
+        sp_incoming_lost(c->schema, &err, "%s did not answer within %d ms", self->endpoint,
+                         c->timeout_ms);
     c->on_reply(c->arg, &err, NULL, NULL, NULL);
     free(c);
+}
+
+// Calls that are lost have left the list before: their callbacks may add and end others. True when the peer is gone.
+static bool lose_calls(sp_peer_t *self, call_t *lost, const char *how)
+{
+    enter(self);
+    for (call_t *c = lost, *after; c; c = after) {
+        after = c->next;
+        lose_call(self, c, how);
+    }
+    return leave(self);
+}
+
+static void reconnect(sp_peer_t *self)
+{
+    sp_error_t err = {0};
+    sp_connection_close(&self->to);
+    self->stats.reconnects++;
+    if (sp_connection_open(&self->to, self->loop, self->endpoint, on_readable, on_news, self,
+                           &err) != 0)
+        sp_log(SP_LOG_ERROR, "MESH-RECONNECT", "endpoint", self->endpoint, "reason", err.text,
+               NULL);
 }
 
 static void arm_timer(sp_peer_t *self, int64_t deadline_ms)
@@ -193,7 +237,6 @@ static int on_timer(zloop_t *loop, int timer, void *arg)
     int64_t now = sp_clock_mono_ms();
     int64_t next = INT64_MAX;
     bool silent = false;
-    // Expired calls leave the list first: their callbacks may add and end others.
     call_t *expired = NULL;
     for (call_t *c = self->oldest, *after; c; c = after) {
         after = c->next;
@@ -201,29 +244,18 @@ static int on_timer(zloop_t *loop, int timer, void *arg)
             next = c->deadline_ms < next ? c->deadline_ms : next;
             continue;
         }
-        silent = silent || self->heard_ms <= c->sent_ms;
+        silent = silent || (!c->held && self->heard_ms <= c->sent_ms);
         unlink_call(self, c);
         c->next = expired;
         expired = c;
-    }
-    enter(self);
-    for (call_t *c = expired, *after; c; c = after) {
-        after = c->next;
         self->stats.timeouts++;
-        lose_call(self, c, "did not answer");
     }
-    if (leave(self))
+    if (lose_calls(self, expired, NULL))
         return 0;
-    // A peer that said nothing since may be dead with requests queued for it: they must not be done long after the caller has
-    // given up, so the queue goes with the socket. While others wait, their answers may still come.
-    if (silent && !self->oldest) {
-        sp_error_t err = {0};
-        drop_socket(self);
-        self->stats.reconnects++;
-        if (make_socket(self, &err) != 0)
-            sp_log(SP_LOG_ERROR, "MESH-RECONNECT", "endpoint", self->endpoint, "reason", err.text,
-                   NULL);
-    }
+    // A peer that said nothing since may have stopped reading: what is on its way to it must not be done long after the caller has
+    // given up, so it goes with the socket. While others wait, their answers may still come.
+    if (silent && !self->oldest)
+        reconnect(self);
     if (next != INT64_MAX)
         arm_timer(self, next);
     return 0;
@@ -255,7 +287,7 @@ int sp_peer_call(sp_peer_t *self, const sp_schema_t *schema, const void *body,
                  const sp_msg_envelope_t *envelope_or_null, int timeout_ms, sp_reply_fn *on_reply,
                  void *arg, sp_error_t *err)
 {
-    if (self->closed || !self->sock)
+    if (self->closed || !self->to.sock)
         return sp_error_set(err, SP_E_UNAVAILABLE, "%s is closed", self->endpoint);
     if (zhashx_size(self->calls) >= MAX_CALLS)
         return sp_error_set(err, SP_E_RATE_LIMITED, "%d requests to %s are in flight", MAX_CALLS,
@@ -273,7 +305,9 @@ int sp_peer_call(sp_peer_t *self, const sp_schema_t *schema, const void *body,
     envelope.has_deadline_ms = true;
     int rc = sp_frames_encode(&envelope, schema, body, &self->envelope_buf, &self->body_buf, err);
     if (rc == 0)
-        rc = sp_frames_send(self->zmq, NULL, &self->envelope_buf, &self->body_buf, err);
+        rc = self->to.up
+                 ? sp_frames_send(self->to.zmq, NULL, &self->envelope_buf, &self->body_buf, err)
+                 : hold(self, c, err);
     if (rc != 0) {
         free(c);
         return rc;
@@ -292,12 +326,12 @@ int sp_peer_call(sp_peer_t *self, const sp_schema_t *schema, const void *body,
 
 int sp_peer_send(sp_peer_t *self, const sp_schema_t *schema, const void *body, sp_error_t *err)
 {
-    if (self->closed || !self->sock)
-        return sp_error_set(err, SP_E_UNAVAILABLE, "%s is closed", self->endpoint);
+    if (self->closed || !self->to.up)
+        return sp_error_set(err, SP_E_UNAVAILABLE, "%s is not reached", self->endpoint);
     int rc =
         sp_frames_encode(&self->stamp, schema, body, &self->envelope_buf, &self->body_buf, err);
     if (rc == 0)
-        rc = sp_frames_send(self->zmq, NULL, &self->envelope_buf, &self->body_buf, err);
+        rc = sp_frames_send(self->to.zmq, NULL, &self->envelope_buf, &self->body_buf, err);
     return rc;
 }
 
@@ -340,25 +374,65 @@ static void deliver(sp_peer_t *self, sp_frames_t *frames, sp_arena_t *arena)
     free(c);
 }
 
+// Takes one message: false when there is none, or the peer was closed.
+static bool receive(sp_peer_t *self)
+{
+    sp_frames_t frames;
+    if (!self->to.sock || !sp_frames_receive(self->to.zmq, 2, (size_t)SP_FRAMES_FRAME_MAX, &frames))
+        return false;
+    self->heard_ms = sp_clock_mono_ms();
+    sp_arena_t *arena = sp_arena_new(frames.bytes * 32 + 1024 * 1024);
+    if (arena)
+        deliver(self, &frames, arena);
+    sp_arena_destroy(&arena);
+    sp_frames_close(&frames);
+    return !self->closed;
+}
+
 static int on_readable(zloop_t *loop, zsock_t *sock, void *arg)
 {
     (void)loop;
     (void)sock;
     sp_peer_t *self = arg;
-    for (int i = 0; i < SP_FRAMES_BATCH; i++) {
-        sp_frames_t frames;
-        if (!sp_frames_receive(self->zmq, 2, (size_t)SP_FRAMES_FRAME_MAX, &frames))
-            return 0;
-        self->heard_ms = sp_clock_mono_ms();
-        sp_arena_t *arena = sp_arena_new(frames.bytes * 32 + 1024 * 1024);
-        enter(self);
-        if (arena)
-            deliver(self, &frames, arena);
-        sp_arena_destroy(&arena);
-        sp_frames_close(&frames);
-        if (leave(self) || !self->sock)
-            return 0;
+    enter(self);
+    for (int i = 0; i < SP_FRAMES_BATCH && receive(self); i++)
+        ;
+    leave(self);
+    return 0;
+}
+
+// The connection is gone, and with it who the server knows us by: what it has not said yet it never will.
+static void lost_connection(sp_peer_t *self)
+{
+    enter(self);
+    while (receive(self))
+        ;
+    if (leave(self))
+        return;
+    call_t *lost = NULL, **end = &lost;
+    for (call_t *c = self->oldest, *after; c; c = after) {
+        after = c->next;
+        if (c->held)
+            continue;
+        unlink_call(self, c);
+        c->next = NULL;
+        *end = c;
+        end = &c->next;
     }
+    if (!lose_calls(self, lost, "was lost before it answered"))
+        reconnect(self); // also what libzmq has not sent yet goes
+}
+
+static int on_news(zloop_t *loop, zsock_t *sock, void *arg)
+{
+    (void)loop;
+    (void)sock;
+    sp_peer_t *self = arg;
+    sp_connection_news_t news = sp_connection_news(&self->to);
+    if (news == SP_CONNECTION_UP)
+        send_held(self);
+    else if (news == SP_CONNECTION_LOST)
+        lost_connection(self);
     return 0;
 }
 
@@ -383,7 +457,7 @@ int sp_peer_open(sp_peer_t **ret_self, zloop_t *loop, const char *endpoint, sp_p
         free_self(self);
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "peer");
     }
-    int rc = make_socket(self, err);
+    int rc = sp_connection_open(&self->to, loop, endpoint, on_readable, on_news, self, err);
     if (rc != 0) {
         free_self(self);
         return rc;
@@ -406,7 +480,7 @@ void sp_peer_close(sp_peer_t **self_p)
     if (self->timer >= 0)
         zloop_timer_end(self->loop, self->timer);
     self->timer = -1;
-    drop_socket(self);
+    sp_connection_close(&self->to);
     enter(self);
     while (self->oldest) {
         call_t *c = self->oldest;

@@ -358,10 +358,7 @@ static void test_silent_endpoint(void **state)
     assert_true(run_until(s->loop, &a.n, 1));
     assert_int_equal(a.err.code, SP_E_UNAVAILABLE); // only reads
     assert_true(a.err.retryable);
-    sp_peer_stats_t stats;
-    sp_peer_stats(peer, &stats);
-    assert_int_equal(stats.reconnects, 1);
-    // What was queued for the dead socket is not done when somebody listens there later.
+    // It is not done when somebody listens there later.
     assert_int_equal(sp_server_open(&later, s->loop, endpoint, "router", "r2", table, s, NULL), 0);
     answer_t b = {0};
     ask(peer, "y", NULL, 3000, &b);
@@ -374,18 +371,113 @@ static void test_silent_endpoint(void **state)
     sp_server_close(&later);
 }
 
+// The same while other calls always wait: what timed out before anybody listened is not done when somebody does.
+static void test_silent_endpoint_under_traffic(void **state)
+{
+    enum { N = 60, TIMEOUT_MS = 100 };
+    service_t *s = *state;
+    sp_peer_t *peer = NULL;
+    sp_server_t *later = NULL;
+    char endpoint[256];
+    assert_int_equal(sp_server_open(&later, s->loop, "tcp://127.0.0.1:*", "router", "r2", table, s,
+                                    NULL),
+                     0);
+    snprintf(endpoint, sizeof endpoint, "%s", sp_server_endpoint(later));
+    sp_server_close(&later);
+    assert_int_equal(sp_peer_open(&peer, s->loop, endpoint, NULL, NULL, NULL), 0);
+    answer_t *a = calloc(N, sizeof *a);
+    for (int i = 0; i < N; i++) {
+        ask(peer, "x", NULL, TIMEOUT_MS, &a[i]);
+        run_for(s->loop, 10);
+    }
+    int waiting = 0;
+    for (int i = 0; i < N; i++)
+        waiting += a[i].n == 0;
+    assert_true(waiting > 0 && waiting < N / 2);
+    int rc = SP_E_IO; // libzmq gives the port back in its own time
+    for (int64_t end = sp_clock_mono_ms() + DEADLINE_MS; rc != 0 && sp_clock_mono_ms() < end;)
+        rc = sp_server_open(&later, s->loop, endpoint, "router", "r2", table, s, NULL);
+    assert_int_equal(rc, 0);
+    answer_t b = {0};
+    ask(peer, "y", NULL, 3000, &b);
+    assert_true(run_until(s->loop, &b.n, 1));
+    assert_string_equal(b.text, "y");
+    sp_server_stats_t seen;
+    sp_server_stats(later, &seen);
+    if (seen.requests > waiting + 1)
+        fail_msg("%d requests came, of which at most %d were still wanted", (int)seen.requests,
+                 waiting + 1);
+    sp_peer_close(&peer);
+    sp_server_close(&later);
+    free(a);
+}
+
 static void test_close_ends_calls(void **state)
 {
     service_t *s = *state;
     sp_peer_t *peer = open_peer(s);
-    answer_t a[2] = {0};
-    ask(peer, "x", NULL, 5000, &a[0]);
-    execute(peer, 5000, &a[1]);
+    answer_t a[4] = {0};
+    // Nothing is sent before the loop has seen a connection, so nothing was done.
+    execute(peer, 5000, &a[0]);
     sp_peer_close(&peer);
     assert_int_equal(a[0].n, 1);
     assert_int_equal(a[0].err.code, SP_E_UNAVAILABLE);
-    assert_int_equal(a[1].n, 1);
-    assert_int_equal(a[1].err.code, SP_E_OUTCOME_UNKNOWN);
+    peer = open_peer(s);
+    ask(peer, "x", NULL, 5000, &a[1]);
+    assert_true(run_until(s->loop, &a[1].n, 1));
+    ask(peer, "x", NULL, 5000, &a[2]);
+    execute(peer, 5000, &a[3]);
+    sp_peer_close(&peer);
+    assert_int_equal(a[2].n, 1);
+    assert_int_equal(a[2].err.code, SP_E_UNAVAILABLE);
+    assert_int_equal(a[3].n, 1);
+    assert_int_equal(a[3].err.code, SP_E_OUTCOME_UNKNOWN);
+}
+
+// A change for an endpoint that nobody listens on was surely not done.
+static void test_change_that_was_not_sent(void **state)
+{
+    service_t *s = *state;
+    sp_peer_t *peer = NULL;
+    answer_t a = {0};
+    assert_int_equal(sp_peer_open(&peer, s->loop, "tcp://127.0.0.1:1", NULL, NULL, NULL), 0);
+    sp_msg_heartbeat_t beat = {0};
+    assert_int_equal(sp_peer_send(peer, &sp_schema_heartbeat, &beat, NULL), SP_E_UNAVAILABLE);
+    execute(peer, 50, &a);
+    assert_true(run_until(s->loop, &a.n, 1));
+    assert_int_equal(a.err.code, SP_E_UNAVAILABLE);
+    assert_true(a.err.retryable);
+    // And there is an end to what may wait.
+    int rc = 0, waiting = 0;
+    sp_msg_shard_for_key_t m = {.keyspace = sp_str("default"), .key = sp_str("k")};
+    for (; rc == 0 && waiting < 100000; waiting += rc == 0)
+        rc = sp_peer_call(peer, &sp_schema_shard_for_key, &m, NULL, 60000, on_reply, &a, NULL);
+    assert_int_equal(rc, SP_E_UNAVAILABLE);
+    a.n = 0;
+    sp_peer_close(&peer);
+    assert_int_equal(a.n, waiting);
+}
+
+// An answer that came before the connection was lost counts.
+static void test_answer_of_a_server_that_leaves(void **state)
+{
+    service_t *s = *state;
+    sp_peer_t *peer = open_peer(s);
+    answer_t a = {0};
+    execute(peer, 2000, &a);
+    assert_true(run_until(s->loop, &s->kept_n, 1));
+    sp_msg_execute_reply_t reply = {.shard_id = sp_str("s1"), .has_ring_version = true};
+    sp_request_reply(&s->kept[0], &sp_schema_execute_reply, &reply);
+    answer_t b = {0};
+    execute(peer, 60000, &b); // for which nothing comes any more
+    sp_clock_sleep_ms(100);   // it is with the client, who does not look
+    sp_server_close(&s->server);
+    sp_clock_sleep_ms(100);
+    assert_true(run_until(s->loop, &b.n, 1)); // without waiting for its time to pass
+    assert_int_equal(a.n, 1);
+    assert_int_equal(a.err.code, 0);
+    assert_int_equal(b.err.code, SP_E_OUTCOME_UNKNOWN);
+    sp_peer_close(&peer);
 }
 
 static int close_it(zloop_t *loop, int timer, void *arg)
@@ -656,6 +748,10 @@ static void test_hostile_replies(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         answer_t a = {0};
         ask(peer, "x", "rq", 3000, &a);
+        for (int64_t end = sp_clock_mono_ms() + DEADLINE_MS;
+             !(zsock_events(fake) & ZMQ_POLLIN) && sp_clock_mono_ms() < end;)
+            run_for(s->loop, 5); // the first waits for the connection
+        assert_true(zsock_events(fake) & ZMQ_POLLIN);
         zmsg_t *request = zmsg_recv(fake);
         zframe_t *identity = zmsg_pop(request);
         zmsg_destroy(&request);
@@ -1003,7 +1099,10 @@ int main(void)
         TEST(test_server_closes_before_answer),
         TEST(test_late_reply_is_dropped),
         TEST(test_silent_endpoint),
+        TEST(test_silent_endpoint_under_traffic),
         TEST(test_close_ends_calls),
+        TEST(test_change_that_was_not_sent),
+        TEST(test_answer_of_a_server_that_leaves),
         TEST(test_close_while_its_timer_is_due),
         TEST(test_close_in_callback),
         TEST(test_push_to_worker),
