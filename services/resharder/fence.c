@@ -241,7 +241,6 @@ int fence_run(follow_t *f, const sp_msg_task_control_t *control, sp_error_t *err
     sp_error_t fault = {0};
     bool unknown = false;
     int rc = fence.arena ? prepare(&fence, &fault) : no_memory(&fault);
-    f->turn_failed = false;
     f->fence = (sp_msg_task_update_t){0};
     if (!rc) {
         f->marker_seen = false;

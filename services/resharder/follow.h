@@ -68,7 +68,7 @@ typedef struct follow {
     bool marker_seen;    // and committed by the source
     sp_lsn_t marker_lsn; // end of its commit record
     int64_t moved_ms;    // monotonic, last touch of idle lanes
-    bool turn_failed;    // a turn or a commit failed: the session is broken
+    bool turn_failed;    // a turn or a commit failed: the session must end
 
     // Reports.
     int64_t rows_before;                     // rows of earlier sessions

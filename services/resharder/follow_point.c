@@ -83,8 +83,7 @@ static int export_target(follow_t *f, size_t i, sp_error_t *err)
     return rc;
 }
 
-// *ret_session: the failure, if any, is one of the stream or the lanes.
-static int make(follow_t *f, bool *ret_session, sp_error_t *err)
+static int make(follow_t *f, sp_error_t *err)
 {
     follow_point_t *p = &f->point;
     sp_lsn_t lsn = 0;
@@ -102,7 +101,6 @@ static int make(follow_t *f, bool *ret_session, sp_error_t *err)
     rc = nudge(f, err);
     if (!rc)
         rc = reach(f, err);
-    *ret_session = rc != 0 && rc != SP_E_DEADLINE_EXCEEDED;
     for (size_t i = 0; i < f->task->n_targets && !rc; i++)
         rc = export_target(f, i, err);
     if (!rc)
@@ -122,8 +120,7 @@ int follow_point_make(follow_t *f, sp_error_t *err)
     sp_error_t fault = {0};
     char lsn[SP_LSN_TEXT];
     follow_point_release(f);
-    bool session = false;
-    int rc = make(f, &session, &fault);
+    int rc = make(f, &fault);
     if (!rc) {
         follow_say(f, NULL);
         sp_log(SP_LOG_INFO, "FOLLOW-POINT", "job", f->job_id, "lsn",
@@ -136,7 +133,7 @@ int follow_point_make(follow_t *f, sp_error_t *err)
     sp_error_prefix(&fault, "validation point");
     follow_say(f, fault.text);
     sp_log(SP_LOG_WARN, "FOLLOW-POINT-FAILED", "job", f->job_id, "error", fault.text, NULL);
-    if (!session && rc != SP_E_CANCELLED)
+    if (!f->turn_failed && rc != SP_E_CANCELLED)
         return 0; // the stream goes on; tried again later
     if (err)
         *err = fault;

@@ -38,7 +38,7 @@ void follow_session_close(follow_t *f)
     sp_arena_destroy(&f->session);
     f->relations = NULL;
     f->n_shapes = 0;
-    f->in_tx = f->held = f->commit_now = f->marker_seen = false;
+    f->in_tx = f->held = f->commit_now = f->marker_seen = f->turn_failed = false;
     f->stop_at = f->marker_lsn = f->confirmed = f->processed = 0;
     f->marker = NULL;
 }

@@ -342,3 +342,40 @@ def test_deferrable_unique_values_swapped_in_one_statement(driver):
         driver.sql(0, "ANALYZE customers; UPDATE customers SET note = 'again' WHERE id = %s", (low[0],))
     driver.catch_up()
     assert driver.differences() == []
+
+
+def moving_keys(driver, home):
+    """A customer with a value out of line whose key lies in `home` (1, 2: a target, 3: the source keeps it), and a free key of target 1."""
+    homes = dict(driver.super(0, "SELECT i, width_bucket(hashtextextended(i::text, 0), ARRAY[%d, 0, %d]::int8[]) FROM generate_series(1, 9999) i"
+                              % (MIN, 2 ** 62), True))
+    taken = [k for (k,) in driver.super(0, "SELECT id FROM customers WHERE length(note) > 2000 ORDER BY id", True)]
+    return next(k for k in taken if homes[k] == home), next(k for k in range(5000, 9999) if homes[k] == 1 and k not in taken)
+
+
+@pytest.mark.parametrize("driver", [{"source_keeps": True}], indirect=True, ids=["source-keeps-arcs"])
+def test_a_change_that_fails_while_a_fence_is_prepared_is_not_lost(driver):
+    driver.start()
+    driver.catch_up()
+    kept, free = moving_keys(driver, 3)
+    there, _ = moving_keys(driver, 1)
+    holder = psycopg2.connect(driver.shards[0]["superuser_endpoint"])
+    holder.cursor().execute("LOCK TABLE pg_policy IN ACCESS EXCLUSIVE MODE")  # fingerprints wait for it
+    driver.tell("fence", attempt=2, nonce="n", budget_ms=int(3000 * SLOW), lock_wait_ms=int(3000 * SLOW), ring_version=9)
+    waits_for(driver, "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '%/fence' AND wait_event_type = 'Lock'")
+    driver.super(0, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'shardplane/{JOB}/follow' "
+                    "AND backend_type = 'client backend'")
+    # The second change needs the source for its value; the first one makes a transaction that is committed soon.
+    driver.sql(0, f"BEGIN; UPDATE customers SET name = 'there' WHERE id = {there}; UPDATE customers SET id = {free} WHERE id = {kept}; COMMIT")
+    waits_for(driver, f"SELECT 1 FROM pg_stat_replication WHERE sent_lsn >= '{driver.lsn()}'")
+    holder.rollback()
+    holder.close()
+    driver.wait("fence", lambda u: u.get("fence_attempt") == 2, 20 * SLOW)
+    driver.catch_up()
+    assert driver.differences() == []
+
+
+def waits_for(driver, query, shard=0, seconds=10):
+    deadline = time.monotonic() + seconds * SLOW
+    while not driver.super(shard, query, True):
+        assert time.monotonic() < deadline, f"no row of {query}"
+        time.sleep(0.02)
