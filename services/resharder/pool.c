@@ -8,7 +8,7 @@
 
 #include "common/base/clock.h"
 
-enum { IDLE_MAX = 64 };
+enum { IDLE_MAX = 64, RENAME_MS = 5000 };
 
 struct pooled {
     pooled_t *next;   // in the pool
@@ -50,19 +50,26 @@ static pooled_t *find(const char *key)
     return found;
 }
 
+// The manager ends what a lost worker has left by the name of its task.
+static bool rename_backend(pooled_t *self)
+{
+    const char *name = sp_pg_literal(self->task->arena, sp_str(self->task->application_name));
+    sp_pg_set_timeout(self->pg, RENAME_MS);
+    return name != NULL && sp_pg_execf(self->pg, NULL, "SET application_name = %s", name) == 0;
+}
+
 int pool_take(task_t *task, const sp_dsn_t *dsn, bool replica_role, pooled_t **ret_self,
               sp_error_t *err)
 {
-    char key[sizeof idle->key], name[64];
-    snprintf(name, sizeof name, "shardplane/%.32s/copy",
-             sp_arena_cstr(task->arena, task->assign->job_id));
+    char key[sizeof idle->key];
     // No epoch: each transaction checks its own.
-    int n = snprintf(key, sizeof key, "%s %d %s:%d/%s@%s", name, replica_role, dsn->host, dsn->port,
-                     dsn->database, dsn->user);
+    int n =
+        snprintf(key, sizeof key, SP_STR_FMT " %d %s:%d/%s@%s", SP_STR_ARG(task->assign->job_id),
+                 replica_role, dsn->host, dsn->port, dsn->database, dsn->user);
     pooled_t *self = NULL;
     while (n > 0 && n < (int)sizeof key && (self = find(key)) != NULL) {
         self->task = task;
-        if (!is_gone(self)) {
+        if (!is_gone(self) && rename_backend(self)) {
             *ret_self = self;
             return 0;
         }
@@ -72,7 +79,7 @@ int pool_take(task_t *task, const sp_dsn_t *dsn, bool replica_role, pooled_t **r
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a connection");
     self->task = task;
     snprintf(self->key, sizeof self->key, "%s", key);
-    sp_pg_options_t options = {.application_name = name,
+    sp_pg_options_t options = {.application_name = task->application_name,
                                .replica_role = replica_role,
                                .stopped = stopped,
                                .stopped_arg = self};

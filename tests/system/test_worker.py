@@ -1,5 +1,6 @@
 """The resharder's tasks, one by one, with this process as its manager."""
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 import psycopg2
 import pytest
 
-from worker_rig import EVERYTHING, TaskFailed, WorkerRig
+from worker_rig import EVERYTHING, REPO, TaskFailed, WorkerRig
 
 LOW, HIGH = [-(1 << 63), 0], [0]  # two halves of the hash space
 TABLES = [("public", "customers", "id"), ("public", "orders", "customer_id"), ("Other", "orders", "customer_id"),
@@ -218,6 +219,30 @@ def test_copy_killed(shop, point):
     assert shop.copy(update["snapshot"], table)["rows"] == 40000
     assert shop.copy(update["snapshot"], table)["rows"] == 40000
     assert sorted(shop.rows(1, table) + shop.rows(2, table)) == shop.rows(0, table)
+
+
+def test_copy_frozen(shop):
+    """A worker that freezes before its commits: what it holds is ended by the name of its task, and none of its rows comes later."""
+    shop.schema()
+    task, update = shop.snapshot()
+    table = shop.tables[1]
+    victim = shop.rig.worker("w2", env={"SHARDPLANE_FAILPOINTS": "copy_range_before_commit:stop@2"})
+    shop.copy(update["snapshot"], shop.tables[0], worker=victim)  # its connections serve the next range
+    shop.manager.assign(victim, "copy-victim", "copy", targets=shop.targets, tables=[table], snapshot=update["snapshot"], range_no=0, page_from=0, page_to=0)
+    shop.manager.wait(lambda: victim.state() == "T", what="the worker to freeze")
+    for shard in range(3):
+        shop.rig.sql(shard, terminate_task(), (shop.rig.job, "copy-victim"), role="admin_endpoint")
+    assert shop.copy(update["snapshot"], table)["rows"] == 40000
+    victim.process.send_signal(signal.SIGCONT)
+    with pytest.raises(TaskFailed):
+        shop.manager.result("copy-victim")
+    assert sorted(shop.rows(1, table) + shop.rows(2, table)) == shop.rows(0, table)
+
+
+def terminate_task():
+    """How the manager ends a task of a worker that stopped answering."""
+    with open(os.path.join(REPO, "services", "manager", "sql", "manager.sql"), encoding="utf-8") as f:
+        return re.search(r"-- name: terminate_task\n--.*?\n(.*?)-- name: ", f.read(), re.S).group(1).replace("$1", "%s").replace("$2", "%s")
 
 
 def test_two_workers_one_range(shop):

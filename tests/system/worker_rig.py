@@ -116,6 +116,11 @@ class Worker:
         self.process.terminate()
         return self.process.wait(timeout=20)
 
+    def state(self):
+        """As in ps: R, S, T for stopped."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="utf-8") as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+
     def kill(self):
         self.process.kill()
         self.process.wait(timeout=20)
