@@ -12,7 +12,7 @@
 
 enum {
     FULL_ANSWERS = 2048,          // answers outstanding before the follower waits
-    FULL_BYTES = 4 * 1024 * 1024, // sent since the last wait
+    FULL_BYTES = 4 * 1024 * 1024, // sent since the pipeline was quiet
     BIG_ROWS = 5000,              // a transaction of the target ends behind so many changes
     BIG_BYTES = 4 * 1024 * 1024,  // or bytes
     MAX_PARAMS = 3400,            // 1600 columns to set and as many to compare
@@ -46,7 +46,7 @@ struct lane {
     bool committing;          // COMMIT was sent
     int64_t opened_ms;        // monotonic, of BEGIN
     size_t tx_rows, tx_bytes; // of the open transaction
-    size_t unasked_bytes;     // sent since the pipeline was quiet
+    size_t unanswered_bytes;  // sent since the pipeline was quiet
     int64_t rows;             // sent in all
     answer_t *answers;        // ring of what must come
     size_t first, n_answers;  // its first and count
@@ -133,7 +133,7 @@ bool lane_is_big(const lane_t *self)
 
 bool lane_is_full(const lane_t *self)
 {
-    return self->n_answers >= FULL_ANSWERS || self->unasked_bytes >= FULL_BYTES;
+    return self->n_answers >= FULL_ANSWERS || self->unanswered_bytes >= FULL_BYTES;
 }
 
 bool lane_is_quiet(const lane_t *self)
@@ -227,7 +227,7 @@ static void add_param(lane_t *self, int *n, const sp_pgo_datum_t *d)
     if (d->kind == 't')
         ((char *)(uintptr_t)d->data)[d->len] = 0;
     self->tx_bytes += (size_t)self->lengths[*n];
-    self->unasked_bytes += (size_t)self->lengths[*n];
+    self->unanswered_bytes += (size_t)self->lengths[*n];
     ++*n;
 }
 
@@ -329,7 +329,6 @@ int lane_ask(lane_t *self, sp_error_t *err)
 {
     if (self->n_answers > 0 && !PQsendFlushRequest(self->conn))
         return lost(self, err);
-    self->unasked_bytes = 0;
     return PQflush(self->conn) < 0 ? lost(self, err) : 0;
 }
 
@@ -353,7 +352,6 @@ int lane_commit(lane_t *self, sp_error_t *err)
         return lost(self, err);
     expect(self, ANSWER_SYNC);
     self->committing = true;
-    self->unasked_bytes = 0;
     return PQflush(self->conn) < 0 ? lost(self, err) : 0;
 }
 
@@ -410,7 +408,8 @@ static int check(lane_t *self, const answer_t *a, PGresult *result, sp_error_t *
 static void pop(lane_t *self)
 {
     self->first = (self->first + 1) % ANSWERS_MAX;
-    self->n_answers--;
+    if (--self->n_answers == 0)
+        self->unanswered_bytes = 0;
 }
 
 static void committed(lane_t *self)

@@ -379,3 +379,24 @@ def waits_for(driver, query, shard=0, seconds=10):
     while not driver.super(shard, query, True):
         assert time.monotonic() < deadline, f"no row of {query}"
         time.sleep(0.02)
+
+
+def test_a_target_that_takes_nothing_is_not_buffered_for(driver):
+    driver.start()
+    driver.catch_up()
+    holder = psycopg2.connect(driver.shards[1]["superuser_endpoint"])
+    holder.cursor().execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+    driver.sql(0, f"INSERT INTO customers SELECT i, 'big', repeat(md5(i::text), 32768), i FROM generate_series(10000, 10400) i WHERE {driver.where('i', 0)}")
+    waits_for(driver, f"SELECT 1 FROM pg_stat_activity WHERE application_name = 'shardplane/{JOB}/follow' AND wait_event_type = 'Lock'", shard=1)
+    # The stream is read on for as long as there is room: all 200 MB at most.
+    sent, deadline = False, time.monotonic() + 5 * SLOW
+    while not sent and time.monotonic() < deadline:
+        time.sleep(0.1)
+        sent = driver.super(0, f"SELECT bool_and(sent_lsn >= '{driver.lsn()}') FROM pg_stat_replication", True) == [(True,)]
+    holder.rollback()
+    holder.close()
+    driver.catch_up()
+    assert driver.differences() == []
+    with open(f"/proc/{driver.process.pid}/status", encoding="utf-8") as f:
+        peak_kb = int(next(line for line in f if line.startswith("VmHWM:")).split()[1])
+    assert peak_kb < 64 * 1024
