@@ -303,8 +303,8 @@ int sp_pg_execf(sp_pg_t *self, sp_error_t *err, const char *fmt, ...)
     return rc;
 }
 
-int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const *params,
-                PGresult **ret_result, sp_error_t *err)
+int sp_pg_query_params(sp_pg_t *self, const char *sql, const sp_pg_params_t *params,
+                       PGresult **ret_result, sp_error_t *err)
 {
     PGresult *result = NULL;
     int rc = usable(self, err);
@@ -312,9 +312,10 @@ int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const 
         return rc;
     int64_t deadline = sp_pg_deadline(self);
     // A walsender takes simple queries only.
-    int sent = self->replication && n_params == 0
+    int sent = self->replication && params->n == 0
                    ? PQsendQuery(self->conn, sql)
-                   : PQsendQueryParams(self->conn, sql, n_params, NULL, params, NULL, NULL, 0);
+                   : PQsendQueryParams(self->conn, sql, params->n, NULL, params->values,
+                                       params->lengths, params->formats, params->binary_result);
     if (sent == 0)
         return sp_pg_lost(self, err);
     if ((rc = sp_pg_flush(self, deadline, err)) != 0)
@@ -328,6 +329,13 @@ int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const 
     }
     *ret_result = result;
     return 0;
+}
+
+int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const *params,
+                PGresult **ret_result, sp_error_t *err)
+{
+    return sp_pg_query_params(self, sql, &(sp_pg_params_t){.n = n_params, .values = params},
+                              ret_result, err);
 }
 
 int sp_pg_value(sp_pg_t *self, const char *sql, int n_params, const char *const *params, char *out,

@@ -40,6 +40,16 @@ int sp_pg_execf(sp_pg_t *self, sp_error_t *err, const char *fmt, ...)
 // Text parameters (NULL is SQL NULL), text results. *ret_result is cleared by the caller with PQclear; untouched on failure.
 int sp_pg_query(sp_pg_t *self, const char *sql, int n_params, const char *const *params,
                 PGresult **ret_result, sp_error_t *err);
+// The same in either form. lengths: of binary values; formats: one a parameter, 1 binary; both NULL: text.
+typedef struct sp_pg_params {
+    int n;                     // count
+    const char *const *values; // NULL is SQL NULL
+    const int *lengths;        // bytes
+    const int *formats;        // 0 text, 1 binary
+    bool binary_result;        // of all columns
+} sp_pg_params_t;
+int sp_pg_query_params(sp_pg_t *self, const char *sql, const sp_pg_params_t *params,
+                       PGresult **ret_result, sp_error_t *err);
 // One value of one row into out (cut is an error); *ret_null when it is NULL or there is no row (out is "").
 int sp_pg_value(sp_pg_t *self, const char *sql, int n_params, const char *const *params, char *out,
                 size_t out_size, bool *ret_null, sp_error_t *err);

@@ -44,6 +44,7 @@ typedef struct follow {
     bool planned;        // plan is there
     int timeline;        // the source's, as first identified; 0 before
     sp_arena_t *message; // of one message
+    PGresult *values;    // that one message lacked
 
     // A session: from a connection of the stream to its loss.
     sp_arena_t *session;          // relations and statements
@@ -110,7 +111,8 @@ int follow_open_room(follow_t *f, size_t lane, sp_error_t *err);
 // ---- follow_values.c
 // Whether columns came as unchanged, without their values.
 bool follow_lacks_values(const follow_relation_t *r, const sp_pgo_tuple_t *row);
-// Fills them from the source as it is now, by the row's new identity. *ret_found false: it has no such row any more.
+// Fills them from the source as it is now, by the row's new identity. *ret_found false: it has
+// no such row any more. What is filled in is borrowed until the next message.
 int follow_fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, bool *ret_found,
                             sp_error_t *err);
 // Fills them for a row that leaves `from` (or FOLLOW_NOBODY), where it has the identity `where`.

@@ -334,6 +334,8 @@ static int take_data(follow_t *f, const sp_repl_message_t *data, sp_error_t *err
 {
     sp_pgo_message_t m = {0};
     sp_arena_reset(f->message);
+    PQclear(f->values);
+    f->values = NULL;
     int rc = sp_pgo_parse(data->data, data->len, f->message, &m, err);
     return rc ? rc : dispatch(f, &m, err);
 }

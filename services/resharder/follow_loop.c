@@ -202,6 +202,7 @@ int task_follow(task_t *task, sp_msg_task_update_t *result, sp_error_t *err)
     for (size_t i = 0; i < f->n_controls; i++)
         sp_arena_destroy(&f->control_arena[i]);
     sp_arena_destroy(&f->message);
+    PQclear(f->values);
     result->rows_applied = f->rows_before;
     result->has_rows_applied = true;
     sp_log(rc == SP_E_CANCELLED ? SP_LOG_INFO : SP_LOG_ERROR, "FOLLOW-ENDED", "job", f->job_id,

@@ -15,22 +15,18 @@ bool follow_lacks_values(const follow_relation_t *r, const sp_pgo_tuple_t *row)
     return false;
 }
 
-// Fills the unchanged columns of `row` from a result that has all columns, in text.
-static int fill(follow_t *f, const follow_relation_t *r, sp_pgo_tuple_t *row, const PGresult *from,
-                sp_error_t *err)
+// Fills the unchanged columns of `row` from f->values, which has all columns in the stream's form, and lives as long as the message.
+static void fill(const follow_t *f, const follow_relation_t *r, sp_pgo_tuple_t *row)
 {
+    const PGresult *from = f->values;
     for (int i = 0; i < r->n; i++) {
         if (row->columns[i].kind != 'u')
             continue;
         bool null = PQgetisnull(from, 0, i);
-        sp_str_t copy = sp_arena_str(f->message, (sp_str_t){PQgetvalue(from, 0, i),
-                                                            (size_t)PQgetlength(from, 0, i)});
-        if (!null && !copy.ptr)
-            return sp_error_set(err, SP_E_OUT_OF_MEMORY, "a row of %s does not fit",
-                                r->table->qualified);
-        row->columns[i] = (sp_pgo_datum_t){null ? 'n' : 't', null ? NULL : copy.ptr, (int)copy.len};
+        char form = PQfformat(from, i) == 1 ? 'b' : 't';
+        row->columns[i] =
+            (sp_pgo_datum_t){null ? 'n' : form, PQgetvalue(from, 0, i), PQgetlength(from, 0, i)};
     }
-    return 0;
 }
 
 // From the old owner, inside the transaction that deletes it there.
@@ -47,9 +43,12 @@ static int fill_from_lane(follow_t *f, size_t from, follow_relation_t *r, sp_pgo
         rc = follow_settle_lane(f, from, true, err);
     if (rc)
         return rc;
-    const PGresult *result = lane_fetched(f->lanes[from]);
-    if (result && PQntuples(result) == 1)
-        return fill(f, r, row, result, err);
+    PQclear(f->values);
+    f->values = lane_fetched(f->lanes[from]);
+    if (f->values && PQntuples(f->values) == 1) {
+        fill(f, r, row);
+        return 0;
+    }
     char text[160];
     sp_error_set(err, SP_E_VALIDATION_FAILED,
                  "%s moves with values that are not in the stream, and shard %s has no such row",
@@ -106,15 +105,13 @@ int follow_fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *r
         lengths[n] = d->len;
         formats[n++] = d->kind == 'b';
     }
-    // A plain libpq call: it carries binary parameters, and the source answers in a moment.
-    PGresult *result =
-        PQexecParams(sp_pg_conn(f->sql), shape->sql, n, NULL, values, lengths, formats, 0);
-    *ret_found = false;
-    if (PQresultStatus(result) != PGRES_TUPLES_OK)
-        rc = sp_pg_result_error(result, err);
-    else if ((*ret_found = PQntuples(result) == 1))
-        rc = fill(f, r, row, result, err);
-    PQclear(result);
+    sp_pg_params_t params = {n, values, lengths, formats, f->task->assign->binary_stream};
+    PQclear(f->values);
+    f->values = NULL;
+    rc = sp_pg_query_params(f->sql, shape->sql, &params, &f->values, err);
+    *ret_found = !rc && PQntuples(f->values) == 1;
+    if (*ret_found)
+        fill(f, r, row);
     return rc;
 }
 

@@ -252,7 +252,7 @@ static int bind(lane_t *self, const follow_relation_t *r, const follow_shape_t *
         return sp_error_set(err, SP_E_INTERNAL, "a statement for %s has %d parameters, not %d",
                             r->table->qualified, n, shape->n_params);
     if (!PQsendQueryPrepared(self->conn, shape->name, n, self->values, self->lengths, self->formats,
-                             0))
+                             self->task->assign->binary_stream))
         return lost(self, err);
     return 0;
 }
@@ -293,9 +293,11 @@ int lane_fetch(lane_t *self, const follow_relation_t *relation, const follow_sha
     return rc;
 }
 
-const PGresult *lane_fetched(const lane_t *self)
+PGresult *lane_fetched(lane_t *self)
 {
-    return self->fetched;
+    PGresult *result = self->fetched;
+    self->fetched = NULL;
+    return result;
 }
 
 int lane_touch(lane_t *self, sp_lsn_t position, sp_error_t *err)

@@ -36,11 +36,11 @@ void lane_reached(lane_t *self, sp_lsn_t end_lsn, int64_t commit_us);
 int lane_ask(lane_t *self, sp_error_t *err);
 // Sends the origin's position and COMMIT. Only when quiet. Afterwards wait until it is quiet again: then it is durable.
 int lane_commit(lane_t *self, sp_error_t *err);
-// Sends a SELECT shape inside the open transaction (opens one when none is). Its row is lane_fetched() once quiet.
+// Sends a SELECT shape inside the open transaction (opens one when none is). Its row, in the stream's own form, is lane_fetched() once
+// quiet.
 int lane_fetch(lane_t *self, const follow_relation_t *relation, const follow_shape_t *shape,
                const sp_pgo_tuple_t *where, sp_error_t *err);
-const PGresult *
-lane_fetched(const lane_t *self); // borrowed until the next fetch; NULL when there was none
+PGresult *lane_fetched(lane_t *self); // handed out; NULL when there was none
 
 // The event loop's side. pump: reads and writes what is possible without waiting, and checks the answers.
 int lane_socket(const lane_t *self);

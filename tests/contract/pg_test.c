@@ -141,6 +141,25 @@ static void errors_are_told(void **state)
     assert_int_equal(sp_pg_open(&pg, &closed, NULL, &err), SP_E_PG_CONNECTION);
 }
 
+static void parameters_in_both_forms(void **state)
+{
+    (void)state;
+    sp_error_t err = {0};
+    PGresult *result = NULL;
+    sp_pg_t *pg = fixture_open("shop_app", NULL);
+    const char *values[] = {"\0\0\0\7", "8", NULL};
+    const int lengths[] = {4, 0, 0}, formats[] = {1, 0, 0};
+    sp_pg_params_t params = {3, values, lengths, formats, true};
+    done_ok(sp_pg_query_params(pg, "SELECT $1::int4, $2::int4, $3::text", &params, &result, &err),
+            &err);
+    assert_int_equal(PQfformat(result, 1), 1);
+    assert_memory_equal(PQgetvalue(result, 0, 0), "\0\0\0\7", 4);
+    assert_memory_equal(PQgetvalue(result, 0, 1), "\0\0\0\10", 4);
+    assert_true(PQgetisnull(result, 0, 2));
+    PQclear(result);
+    sp_pg_close(&pg);
+}
+
 static void copy_round_trip(void **state)
 {
     (void)state;
@@ -563,6 +582,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(deadlines_and_stops),
                                        cmocka_unit_test(frozen_server),
                                        cmocka_unit_test(errors_are_told),
+                                       cmocka_unit_test(parameters_in_both_forms),
                                        cmocka_unit_test(copy_round_trip),
                                        cmocka_unit_test(stream),
                                        cmocka_unit_test(pipelined),

@@ -1,6 +1,7 @@
 """The follower against three real clusters, without manager and services: exactly once through crashes, the validation point, the fence."""
 import os
 import random
+import signal
 import subprocess
 import time
 
@@ -400,3 +401,36 @@ def test_a_target_that_takes_nothing_is_not_buffered_for(driver):
     with open(f"/proc/{driver.process.pid}/status", encoding="utf-8") as f:
         peak_kb = int(next(line for line in f if line.startswith("VmHWM:")).split()[1])
     assert peak_kb < 64 * 1024
+
+
+@both()
+def test_a_large_value_moves_with_its_row(driver):
+    row, free = moving_keys(driver, 2)
+    # Text is not stored in the stream's own form here: as text, the second one would be twice as long.
+    driver.sql(0, "UPDATE customers SET note = repeat(md5('large'), 2300000) WHERE id = %s", (row,))
+    driver.sql(0, "UPDATE \"Orders\" SET blob = decode(repeat(md5('large'), 2300000), 'hex') WHERE customer_id = %s", (row,))
+    driver.start()
+    driver.catch_up()
+    driver.sql(0, "UPDATE customers SET id = %s WHERE id = %s", (free, row))
+    driver.sql(0, "UPDATE \"Orders\" SET customer_id = %s WHERE customer_id = %s", (free, row))
+    driver.catch_up()
+    assert driver.differences() == []
+
+
+@pytest.mark.parametrize("driver", [{"source_keeps": True}], indirect=True, ids=["source-keeps-arcs"])
+def test_a_locked_source_does_not_keep_the_follower_from_its_stop(driver):
+    kept, free = moving_keys(driver, 3)
+    driver.start()
+    driver.catch_up()
+    driver.process.send_signal(signal.SIGSTOP)
+    driver.sql(0, f"UPDATE customers SET id = {free} WHERE id = {kept}")
+    holder = psycopg2.connect(driver.shards[0]["superuser_endpoint"])
+    holder.cursor().execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+    driver.process.send_signal(signal.SIGCONT)
+    waits_for(driver, f"SELECT 1 FROM pg_stat_activity WHERE application_name = 'shardplane/{JOB}/follow' AND wait_event_type = 'Lock'")
+    assert driver.stop() == 0
+    holder.rollback()
+    holder.close()
+    driver.start()
+    driver.catch_up()
+    assert driver.differences() == []
