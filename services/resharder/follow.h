@@ -35,6 +35,7 @@ typedef struct follow_point {
     char (*names)[128]; // their snapshots
     sp_lsn_t lsn;       // X
     char snapshot[128]; // the source's
+    sp_pg_t *reader;    // on the way to X: reads values from the source as they are at X; else NULL
 } follow_point_t;
 
 typedef struct follow {
@@ -111,7 +112,7 @@ int follow_open_room(follow_t *f, size_t lane, sp_error_t *err);
 // ---- follow_values.c
 // Whether columns came as unchanged, without their values.
 bool follow_lacks_values(const follow_relation_t *r, const sp_pgo_tuple_t *row);
-// Fills them from the source as it is now, by the row's new identity. *ret_found false: it has
+// Fills them from the source as it is now, or at a validation point that is being made, by the row's new identity. *ret_found false: it has
 // no such row any more. What is filled in is borrowed until the next message.
 int follow_fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *row, bool *ret_found,
                             sp_error_t *err);

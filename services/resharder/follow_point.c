@@ -21,6 +21,7 @@ void follow_point_release(follow_t *f)
         sp_pg_close(&p->targets[i]);
     free(p->targets);
     free(p->names);
+    sp_pg_close(&p->reader);
     sp_pg_close(&p->source); // its temporary slot goes with it
     *p = (follow_point_t){0};
 }
@@ -37,6 +38,17 @@ static int make_slot(follow_t *f, sp_lsn_t *ret_lsn, sp_error_t *err)
         rc = sp_repl_create_slot(f->point.source, name, true, true, ret_lsn, f->point.snapshot,
                                  sizeof f->point.snapshot, err);
     return rc;
+}
+
+static int open_reader(follow_t *f, sp_error_t *err)
+{
+    const char *snapshot = sp_pg_literal(f->message, sp_str(f->point.snapshot));
+    int rc = task_connect(f->task, &f->task->source.apply, NULL, &f->point.reader, err);
+    return rc ? rc
+              : sp_pg_execf(f->point.reader, err,
+                            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION "
+                            "SNAPSHOT %s",
+                            snapshot ? snapshot : "''");
 }
 
 // Something must follow X in the stream, or we would wait for a busy hour to tell that nothing lies before it.
@@ -92,15 +104,20 @@ static int make(follow_t *f, sp_error_t *err)
     p->names = calloc(f->task->n_targets, sizeof *p->names);
     if (!p->targets || !p->names)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a validation point");
-    // Nothing is taken from the stream while the slot is made, so no lane can be behind X when we learn it. A source transaction that has
+    // Nothing is taken from the stream while the slot is made, so no lane can be past X when we learn it. A source transaction that has
     // begun in the stream has committed before.
     int rc = make_slot(f, &lsn, err);
+    if (!rc)
+        rc = sp_failpoint("follow_point_slot", err);
+    if (!rc)
+        rc = open_reader(f, err);
     if (rc)
         return rc;
     f->stop_at = lsn;
     rc = nudge(f, err);
     if (!rc)
         rc = reach(f, err);
+    sp_pg_close(&p->reader);
     for (size_t i = 0; i < f->task->n_targets && !rc; i++)
         rc = export_target(f, i, err);
     if (!rc)

@@ -88,10 +88,11 @@ int follow_fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *r
                             sp_error_t *err)
 {
     const follow_shape_t *shape = NULL;
+    sp_pg_t *reader = f->point.reader; // its snapshot shows the transaction: it lies before X
     const char *values[32];
     int lengths[32], formats[32], n = 0;
     int rc = follow_shape_get(r, SHAPE_SELECT, NULL, &f->n_shapes, f->session, &shape, err);
-    if (!rc)
+    if (!rc && !reader)
         rc = await_visible(f, err);
     if (rc)
         return rc;
@@ -108,18 +109,19 @@ int follow_fill_from_source(follow_t *f, follow_relation_t *r, sp_pgo_tuple_t *r
     sp_pg_params_t params = {n, values, lengths, formats, f->task->assign->binary_stream};
     PQclear(f->values);
     f->values = NULL;
-    rc = sp_pg_query_params(f->sql, shape->sql, &params, &f->values, err);
+    rc = sp_pg_query_params(reader ? reader : f->sql, shape->sql, &params, &f->values, err);
     *ret_found = !rc && PQntuples(f->values) == 1;
     if (*ret_found)
         fill(f, r, row);
     return rc;
 }
 
-// Where the source keeps arcs, rows come from there with values that no target has: they are read from the source as it is now. If the
-// value has changed since, the stream brings the change and overwrites it. If the row is gone or has another identity since, the stream
-// brings that too, so a placeholder does until then: each new identity makes the row be read again, up to the last one, under which the
-// source holds it until its end. So a row is right once the stream is applied. An old owner that committed this transaction before a crash has
-// deleted the row: the source is asked then, too, but without a placeholder, which nothing would replace. See docs/adr/0007.
+// Where the source keeps arcs, rows come from there with values that no target has: they are read from the source as it is now, or, on the
+// way to a validation point, as it is there. If the value has changed since, the stream brings the change and overwrites it. If the row is
+// gone or has another identity since, the stream brings that too, so a placeholder does until then: each new identity makes the row be read
+// again, up to the last one, under which the source holds it until its end. So a row is right once the stream is applied. An old owner that
+// committed this transaction before a crash has deleted the row: the source is asked then, too, but without a placeholder, which nothing
+// would replace. See docs/adr/0007.
 int follow_fill_missing(follow_t *f, int from, follow_relation_t *r, sp_pgo_tuple_t *row,
                         const sp_pgo_tuple_t *where, sp_error_t *err)
 {
