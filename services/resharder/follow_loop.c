@@ -42,32 +42,29 @@ static int wait_for(follow_t *f, bool stream, int timeout_ms, int extra_fd, bool
     return 0;
 }
 
-int follow_settle_lane(follow_t *f, size_t lane, bool until_empty, sp_error_t *err)
+// Once around while the stream waits for lanes. What holds them up may last: it is told.
+static int wait_for_lanes(follow_t *f, sp_error_t *err)
 {
     bool ignored = false;
+    int rc = wait_for(f, false, TURN_MS, -1, &ignored, err);
+    return rc ? rc : follow_tick(f, err);
+}
+
+int follow_settle_lane(follow_t *f, size_t lane, bool until_empty, sp_error_t *err)
+{
     int rc = lane_ask(f->lanes[lane], err);
-    while (!rc && (until_empty ? !lane_is_quiet(f->lanes[lane]) : lane_is_full(f->lanes[lane]))) {
-        rc = wait_for(f, false, TURN_MS, -1, &ignored, err);
-        if (!rc)
-            rc = follow_feedback(f, false, err);
-    }
+    while (!rc && (until_empty ? !lane_is_quiet(f->lanes[lane]) : lane_is_full(f->lanes[lane])))
+        rc = wait_for_lanes(f, err);
     return rc;
 }
 
 int follow_settle(follow_t *f, sp_error_t *err)
 {
-    for (size_t i = 0; i < f->plan.n_targets; i++) {
-        bool ignored = false;
-        int rc = 0;
-        while (!rc && !lane_is_quiet(f->lanes[i])) {
-            rc = wait_for(f, false, TURN_MS, -1, &ignored, err);
-            if (!rc)
-                rc = follow_feedback(f, false, err);
-        }
-        if (rc)
-            return rc;
-    }
-    return 0;
+    int rc = 0;
+    for (size_t i = 0; i < f->plan.n_targets; i++)
+        while (!rc && !lane_is_quiet(f->lanes[i]))
+            rc = wait_for_lanes(f, err);
+    return rc;
 }
 
 // Lanes without changes follow the stream, so that the slot can move.

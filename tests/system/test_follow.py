@@ -1,4 +1,5 @@
 """The follower against three real clusters, without manager and services: exactly once through crashes, the validation point, the fence."""
+import contextlib
 import os
 import random
 import signal
@@ -358,20 +359,31 @@ def test_a_change_that_fails_while_a_fence_is_prepared_is_not_lost(driver):
     driver.catch_up()
     kept, free = moving_keys(driver, 3)
     there, _ = moving_keys(driver, 1)
-    holder = psycopg2.connect(driver.shards[0]["superuser_endpoint"])
-    holder.cursor().execute("LOCK TABLE pg_policy IN ACCESS EXCLUSIVE MODE")  # fingerprints wait for it
-    driver.tell("fence", attempt=2, nonce="n", budget_ms=int(3000 * SLOW), lock_wait_ms=int(3000 * SLOW), ring_version=9)
-    waits_for(driver, "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '%/fence' AND wait_event_type = 'Lock'")
-    driver.super(0, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'shardplane/{JOB}/follow' "
-                    "AND backend_type = 'client backend'")
-    # The second change needs the source for its value; the first one makes a transaction that is committed soon.
-    driver.sql(0, f"BEGIN; UPDATE customers SET name = 'there' WHERE id = {there}; UPDATE customers SET id = {free} WHERE id = {kept}; COMMIT")
-    waits_for(driver, f"SELECT 1 FROM pg_stat_replication WHERE sent_lsn >= '{driver.lsn()}'")
-    holder.rollback()
-    holder.close()
+    with held(driver, 0, "LOCK TABLE pg_policy IN ACCESS EXCLUSIVE MODE"):  # fingerprints wait for it
+        driver.tell("fence", attempt=2, nonce="n", budget_ms=int(3000 * SLOW), lock_wait_ms=int(3000 * SLOW), ring_version=9)
+        waits_for(driver, "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '%/fence' AND wait_event_type = 'Lock'")
+        driver.super(0, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'shardplane/{JOB}/follow' "
+                        "AND backend_type = 'client backend'")
+        # The second change needs the source for its value; the first one makes a transaction that is committed soon.
+        driver.sql(0, f"BEGIN; UPDATE customers SET name = 'there' WHERE id = {there}; UPDATE customers SET id = {free} WHERE id = {kept}; COMMIT")
+        waits_for(driver, f"SELECT 1 FROM pg_stat_replication WHERE sent_lsn >= '{driver.lsn()}'")
     driver.wait("fence", lambda u: u.get("fence_attempt") == 2, 20 * SLOW)
     driver.catch_up()
     assert driver.differences() == []
+
+
+@contextlib.contextmanager
+def held(driver, shard, statement):
+    """A transaction that has run the statement is open."""
+    connection = psycopg2.connect(driver.shards[shard]["superuser_endpoint"])
+    try:
+        connection.cursor().execute(statement)
+        yield
+    finally:
+        connection.close()
+
+
+WAITS = f"SELECT 1 FROM pg_stat_activity WHERE application_name = 'shardplane/{JOB}/follow' AND wait_event_type = 'Lock'"
 
 
 def waits_for(driver, query, shard=0, seconds=10):
@@ -384,17 +396,14 @@ def waits_for(driver, query, shard=0, seconds=10):
 def test_a_target_that_takes_nothing_is_not_buffered_for(driver):
     driver.start()
     driver.catch_up()
-    holder = psycopg2.connect(driver.shards[1]["superuser_endpoint"])
-    holder.cursor().execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
-    driver.sql(0, f"INSERT INTO customers SELECT i, 'big', repeat(md5(i::text), 32768), i FROM generate_series(10000, 10400) i WHERE {driver.where('i', 0)}")
-    waits_for(driver, f"SELECT 1 FROM pg_stat_activity WHERE application_name = 'shardplane/{JOB}/follow' AND wait_event_type = 'Lock'", shard=1)
-    # The stream is read on for as long as there is room: all 200 MB at most.
-    sent, deadline = False, time.monotonic() + 5 * SLOW
-    while not sent and time.monotonic() < deadline:
-        time.sleep(0.1)
-        sent = driver.super(0, f"SELECT bool_and(sent_lsn >= '{driver.lsn()}') FROM pg_stat_replication", True) == [(True,)]
-    holder.rollback()
-    holder.close()
+    with held(driver, 1, "LOCK TABLE customers IN ACCESS EXCLUSIVE MODE"):
+        driver.sql(0, f"INSERT INTO customers SELECT i, 'big', repeat(md5(i::text), 32768), i FROM generate_series(10000, 10400) i WHERE {driver.where('i', 0)}")
+        waits_for(driver, WAITS, shard=1)
+        # The stream is read on for as long as there is room: all 200 MB at most.
+        sent, deadline = False, time.monotonic() + 5 * SLOW
+        while not sent and time.monotonic() < deadline:
+            time.sleep(0.1)
+            sent = driver.super(0, f"SELECT bool_and(sent_lsn >= '{driver.lsn()}') FROM pg_stat_replication", True) == [(True,)]
     driver.catch_up()
     assert driver.differences() == []
     with open(f"/proc/{driver.process.pid}/status", encoding="utf-8") as f:
@@ -422,13 +431,10 @@ def test_a_locked_source_does_not_keep_the_follower_from_its_stop(driver):
     driver.catch_up()
     driver.process.send_signal(signal.SIGSTOP)
     driver.sql(0, f"UPDATE customers SET id = {free} WHERE id = {kept}")
-    holder = psycopg2.connect(driver.shards[0]["superuser_endpoint"])
-    holder.cursor().execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
-    driver.process.send_signal(signal.SIGCONT)
-    waits_for(driver, f"SELECT 1 FROM pg_stat_activity WHERE application_name = 'shardplane/{JOB}/follow' AND wait_event_type = 'Lock'")
-    assert driver.stop() == 0
-    holder.rollback()
-    holder.close()
+    with held(driver, 0, "LOCK TABLE customers IN ACCESS EXCLUSIVE MODE"):
+        driver.process.send_signal(signal.SIGCONT)
+        waits_for(driver, WAITS)
+        assert driver.stop() == 0
     driver.start()
     driver.catch_up()
     assert driver.differences() == []
@@ -439,19 +445,29 @@ def test_a_value_from_the_source_is_as_old_as_the_validation_point(driver):
     kept, free = moving_keys(driver, 3)
     driver.start("follow_point_slot:sleep=%d" % int(2000 * SLOW))
     driver.catch_up()
-    writer = psycopg2.connect(driver.shards[0]["superuser_endpoint"])
-    writer.cursor().execute("CREATE TABLE IF NOT EXISTS elsewhere (); SELECT pg_current_xact_id()")
-    driver.tell("validate_point")
     slots = "SELECT 1 FROM pg_replication_slots WHERE temporary"
-    waits_for(driver, slots)  # it waits for the writer
-    driver.sql(0, f"UPDATE customers SET id = {free} WHERE id = {kept}")
-    writer.rollback()
-    writer.close()
+    with held(driver, 0, "SELECT pg_current_xact_id()"):  # a writer, which the slot waits for
+        driver.tell("validate_point")
+        waits_for(driver, slots)
+        driver.sql(0, f"UPDATE customers SET id = {free} WHERE id = {kept}")
     waits_for(driver, slots + " AND confirmed_flush_lsn IS NOT NULL")
     driver.sql(0, f"UPDATE customers SET note = 'later than the point' WHERE id = {free}")
     u = driver.wait("snapshot", lambda u: u.get("snapshot"), 30 * SLOW)
     row = f"SELECT id, name, note, ref FROM customers WHERE id = {free}"
     assert at(driver, 1, u["target_snapshots"][0], row) == at(driver, 0, u["snapshot"], row) != []
     driver.tell("validate_release")
+    driver.catch_up()
+    assert driver.differences() == []
+
+
+def test_a_lane_that_waits_is_told(driver):
+    driver.start()
+    driver.catch_up()
+    row, _ = moving_keys(driver, 1)
+    with held(driver, 1, f"SELECT 1 FROM customers WHERE id = {row} FOR UPDATE"):
+        driver.sql(0, "UPDATE customers SET name = 'waits' WHERE id = %s", (row,))
+        waits_for(driver, WAITS, shard=1)
+        driver.forget()
+        driver.wait("lag", lambda u: u.get("lag_bytes", 0) > 0 and u.get("lag_ms", 0) > 1000, 10 * SLOW)
     driver.catch_up()
     assert driver.differences() == []
