@@ -209,22 +209,49 @@ static int read_all(int fd, sp_arena_t *arena, char **ret_text, sp_error_t *err)
 
 // ---- the dump
 
-static int restore_section(task_t *task, int archive, const char *name, sp_arena_t *arena,
-                           dump_section_t *ret_section, sp_error_t *err)
+// What pg_restore prints of the archive.
+static int restore(task_t *task, int archive, char *const *argv, sp_arena_t *arena, char **ret_text,
+                   sp_error_t *err)
 {
-    char section[40], *text = NULL;
     int out = -1;
-    snprintf(section, sizeof section, "--section=%s", name);
-    char *argv[] = {"pg_restore",        "--verbose",          section,    "--no-tablespaces",
-                    "--no-publications", "--no-subscriptions", "--file=-", NULL};
     if (lseek(archive, 0, SEEK_SET) != 0)
         return sp_error_set(err, SP_E_IO, "the schema's dump: %s", strerror(errno));
     int rc = run(task, "pg_restore", argv, NULL, archive, &out, err);
     if (rc == 0)
-        rc = read_all(out, arena, &text, err);
+        rc = read_all(out, arena, ret_text, err);
     if (out >= 0)
         close(out);
+    return rc;
+}
+
+static int restore_section(task_t *task, int archive, const char *name, sp_arena_t *arena,
+                           dump_section_t *ret_section, sp_error_t *err)
+{
+    char section[40], *text = NULL;
+    snprintf(section, sizeof section, "--section=%s", name);
+    char *argv[] = {"pg_restore",        "--verbose",          section,    "--no-tablespaces",
+                    "--no-publications", "--no-subscriptions", "--file=-", NULL};
+    int rc = restore(task, archive, argv, arena, &text, err);
     return rc == 0 ? dump_cut(text, arena, ret_section, err) : rc;
+}
+
+static int restore_both(task_t *task, int archive, dump_t *dump, sp_arena_t *arena, sp_error_t *err)
+{
+    char *argv[] = {"pg_restore",
+                    "--list",
+                    "--section=pre-data",
+                    "--section=post-data",
+                    "--no-publications",
+                    "--no-subscriptions",
+                    NULL};
+    char *list = NULL;
+    int rc = restore_section(task, archive, "pre-data", arena, &dump->pre, err);
+    if (rc == 0)
+        rc = restore_section(task, archive, "post-data", arena, &dump->post, err);
+    if (rc == 0)
+        rc = restore(task, archive, argv, arena, &list, err);
+    const dump_section_t sections[] = {dump->pre, dump->post};
+    return rc == 0 ? dump_check(sections, 2, list, arena, err) : rc;
 }
 
 static int make(task_t *task, const char *key, dump_t **ret_dump, sp_error_t *err)
@@ -245,9 +272,7 @@ static int make(task_t *task, const char *key, dump_t **ret_dump, sp_error_t *er
     int rc = dump == NULL ? sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the schema's dump")
                           : run(task, "pg_dump", argv, &task->source.admin, -1, &archive, err);
     if (rc == 0)
-        rc = restore_section(task, archive, "pre-data", arena, &dump->pre, err);
-    if (rc == 0)
-        rc = restore_section(task, archive, "post-data", arena, &dump->post, err);
+        rc = restore_both(task, archive, dump, arena, err);
     if (archive >= 0)
         close(archive);
     if (rc != 0 || dump == NULL) {

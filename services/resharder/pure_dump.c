@@ -100,3 +100,52 @@ int dump_cut(char *text, sp_arena_t *arena, dump_section_t *ret_section, sp_erro
     *ret_section = section;
     return 0;
 }
+
+// ---- the list
+
+static int compare_ids(const void *a, const void *b)
+{
+    int x = *(const int *)a, y = *(const int *)b;
+    return (x > y) - (x < y);
+}
+
+// Lines are `215; 1259 16389 TABLE public t owner`; those that start with a semicolon are comments. ids: room for one a line.
+static size_t read_list(const char *list, int *ids)
+{
+    size_t n = 0;
+    for (const char *line = list; line != NULL && *line != '\0';) {
+        char *end;
+        long id = strtol(line, &end, 10);
+        if (end > line && *end == ';')
+            ids[n++] = (int)id;
+        line = strchr(line, '\n');
+        line = line != NULL ? line + 1 : NULL;
+    }
+    return n;
+}
+
+int dump_check(const dump_section_t *sections, size_t n, const char *list, sp_arena_t *arena,
+               sp_error_t *err)
+{
+    size_t lines = 1, found = 0, cut = 0;
+    for (const char *p = list; *p != '\0'; p++)
+        lines += *p == '\n';
+    for (size_t i = 0; i < n; i++)
+        found += sections[i].n;
+    int *listed = sp_arena_alloc(arena, lines, sizeof *listed);
+    int *ids = sp_arena_alloc(arena, found + 1, sizeof *ids);
+    if (listed == NULL || ids == NULL)
+        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the schema's dump");
+    lines = read_list(list, listed);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < sections[i].n; j++)
+            ids[cut++] = sections[i].entries[j].id;
+    qsort(listed, lines, sizeof *listed, compare_ids);
+    qsort(ids, cut, sizeof *ids, compare_ids);
+    if (lines == cut && memcmp(listed, ids, cut * sizeof *ids) == 0)
+        return 0;
+    return sp_error_set(err, SP_E_MALFORMED,
+                        "the schema's dump has %zu entries, and %zu places that look like one: a "
+                        "comment or a body holds a line `-- TOC entry`",
+                        lines, cut);
+}

@@ -24,4 +24,9 @@ typedef struct dump_section {
 // text is changed, and borrowed by the result. SP_E_MALFORMED, SP_E_OUT_OF_MEMORY.
 int dump_cut(char *text, sp_arena_t *arena, dump_section_t *ret_section, sp_error_t *err);
 
+// Whether the sections hold the entries that `pg_restore --list` names, each once. Else something inside an entry, e.g. a comment, looks
+// like an entry: SP_E_MALFORMED, and nothing of it may be run.
+int dump_check(const dump_section_t *sections, size_t n, const char *list, sp_arena_t *arena,
+               sp_error_t *err);
+
 #endif

@@ -164,6 +164,16 @@ def test_schema_again(shop):
     shop.rig.job = "jobabcdefghi"
 
 
+def test_a_comment_that_looks_like_an_entry(shop):
+    """What an owner writes into a comment is never a statement of ours, also where the comment itself stays behind."""
+    planted = "x\n--\n-- TOC entry 9999 (class 0 OID 0)\n-- Name: x\n--\n\nCREATE TABLE public.planted (); --"
+    shop.rig.sql(0, "COMMENT ON TABLE countries IS %s", (planted,), role="owner_endpoint")
+    with pytest.raises(TaskFailed) as failed:
+        shop.schema()
+    assert failed.value.error["code"] == "malformed"
+    assert shop.rig.sql(1, "SELECT to_regclass('public.planted')", fetch=True) == [(None,)]
+
+
 CORRUPTIONS = {
     "one byte": ("UPDATE orders SET big = overlay(big PLACING 'z' FROM 100) WHERE id = (SELECT min(id) FROM orders WHERE big IS NOT NULL)", ["differs"]),
     "missing": ("DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)", ["missing"]),

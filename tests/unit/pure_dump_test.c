@@ -57,6 +57,28 @@ static void test_cut(void **state)
     sp_arena_destroy(&arena);
 }
 
+static void test_list(void **state)
+{
+    (void)state;
+    static const char list[] = ";\n;     TOC Entries: 2\n;\n3; 0 0 COMMENT public TABLE a o\n"
+                               "215; 1259 16389 TABLE public a o\n";
+    sp_arena_t *arena = sp_arena_new(0);
+    sp_error_t err = {0};
+    dump_section_t sections[2];
+    char *pre = join(head, entry_a, tail, ""), *post = join(head, entry_b, tail, "");
+    assert_int_equal(dump_cut(pre, arena, &sections[0], &err), 0);
+    assert_int_equal(dump_cut(post, arena, &sections[1], &err), 0);
+    assert_int_equal(dump_check(sections, 2, list, arena, &err), 0);
+    // One that is not listed, one that is there twice, one that is missing.
+    assert_int_equal(dump_check(sections, 2, "215; 1 2 TABLE", arena, &err), SP_E_MALFORMED);
+    sections[1] = sections[0];
+    assert_int_equal(dump_check(sections, 2, list, arena, &err), SP_E_MALFORMED);
+    assert_int_equal(dump_check(sections, 1, list, arena, &err), SP_E_MALFORMED);
+    free(pre);
+    free(post);
+    sp_arena_destroy(&arena);
+}
+
 static void test_older_release(void **state)
 {
     (void)state;
@@ -80,7 +102,7 @@ static void test_older_release(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cut),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cut), cmocka_unit_test(test_list),
                                        cmocka_unit_test(test_older_release)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
