@@ -197,6 +197,24 @@ static int close_guards(task_t *task, size_t i, target_t *t, sp_error_t *err)
     return rc;
 }
 
+// A late task, of a worker that was given up and goes on, must not drop what is in use by now. Asked once the tables are locked by their
+// DROP, so nobody can be copying.
+static int check_not_copied(task_t *task, target_t *t, sp_error_t *err)
+{
+    char out[8];
+    bool none = true;
+    const char *job = sp_arena_cstr(task->arena, task->assign->job_id);
+    int rc =
+        sp_pg_value(t->pg,
+                    "SELECT 1 FROM shardplane.copy_progress WHERE job_id = $1 AND attempt >= 0 "
+                    "LIMIT 1",
+                    1, &job, out, sizeof out, &none, err);
+    if (rc != 0 || none)
+        return rc;
+    sp_error_set(err, SP_E_CONFLICT, "rows have been copied already: the tables stay");
+    return task_retryable(err, false);
+}
+
 static int make_target(task_t *task, size_t i, target_t *t, const schema_plan_t *plan,
                        sp_error_t *err)
 {
@@ -216,6 +234,8 @@ static int make_target(task_t *task, size_t i, target_t *t, const schema_plan_t 
         if (ours && droppable(e) && !is_own_sequence(e))
             rc = sp_pg_exec(t->pg, drop_statement(task->arena, e), err);
     }
+    if (rc == 0)
+        rc = check_not_copied(task, t, err);
     if (rc == 0)
         rc = restore(t, plan, err);
     if (rc == 0)

@@ -17,7 +17,6 @@ typedef struct snapshot {
     const char *slot;   // its name
     sp_pg_t *walsender; // holds slot and snapshot
     sp_pg_t *watcher;   // apply role: who blocks
-    int64_t started_ms; // monotonic
     int64_t told_ms;    // monotonic time of the last word about blockers
     bool looking;       // inside look(): its own waiting asks again
     char blockers[900]; // for people
@@ -64,31 +63,20 @@ static int connect_both(snapshot_t *self, sp_error_t *err)
     return rc == 0 ? sp_pg_open(&self->walsender, apply, &options, err) : rc;
 }
 
-// A slot of this name is from an earlier try: its position is of no use without its snapshot.
-static int drop_earlier(snapshot_t *self, sp_error_t *err)
-{
-    char out[8];
-    bool null;
-    sp_pg_t *admin = NULL;
-    const char *params[] = {self->slot,
-                            sp_arena_cstr(self->task->arena, self->task->assign->job_id)};
-    int rc = task_connect(self->task, &self->task->source.admin, NULL, &admin, err);
-    if (rc == 0)
-        rc = sp_pg_value(admin, SP_SQL_SLOT_USER, 2, params, out, sizeof out, &null, err);
-    sp_pg_close(&admin);
-    return rc == 0 ? sp_repl_drop_slot(self->walsender, self->slot, err) : rc;
-}
-
 static int create(snapshot_t *self, sp_lsn_t *ret_lsn, char *name, size_t size, sp_error_t *err)
 {
-    bool temporary = self->task->assign->temporary;
-    int rc = temporary ? 0 : drop_earlier(self, err);
+    // Checked, not held: the slot would wait for a transaction that locks a row.
+    int rc = sp_owner_hold_epoch(self->watcher, self->task->epoch, err);
     if (rc == 0)
         rc = sp_failpoint("before_slot", err);
-    self->started_ms = self->told_ms = sp_clock_mono_ms();
-    if (rc == 0)
-        rc = sp_repl_create_slot(self->walsender, self->slot, temporary, true, ret_lsn, name, size,
-                                 err);
+    if (rc != 0)
+        return rc;
+    self->told_ms = sp_clock_mono_ms();
+    rc = sp_repl_create_slot(self->walsender, self->slot, self->task->assign->temporary, true,
+                             ret_lsn, name, size, err);
+    // Never dropped here: this may be the late task, and the slot its successor's. What an earlier try has left drops who assigns the next.
+    if (rc == SP_E_SQL_ERROR && err != NULL && strcmp(err->sqlstate, "42710") == 0)
+        return sp_error_set(err, SP_E_CONFLICT, "there is a slot %s already", self->slot);
     if (rc == SP_E_DEADLINE_EXCEEDED && self->blockers[0] != '\0') {
         sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "%s", self->blockers);
         return task_retryable(err, true);

@@ -174,6 +174,18 @@ def test_a_comment_that_looks_like_an_entry(shop):
     assert shop.rig.sql(1, "SELECT to_regclass('public.planted')", fetch=True) == [(None,)]
 
 
+def test_schema_after_copy(shop):
+    """A schema task that comes late, from a worker that was given up and goes on, does not touch tables that hold copied rows."""
+    shop.schema()
+    task, update = shop.snapshot()
+    table = shop.tables[1]
+    shop.copy(update["snapshot"], table)
+    with pytest.raises(TaskFailed) as failed:
+        shop.schema()
+    assert failed.value.error["code"] == "conflict" and not failed.value.error["retryable"]
+    assert sorted(shop.rows(1, table) + shop.rows(2, table)) == shop.rows(0, table)
+
+
 CORRUPTIONS = {
     "one byte": ("UPDATE orders SET big = overlay(big PLACING 'z' FROM 100) WHERE id = (SELECT min(id) FROM orders WHERE big IS NOT NULL)", ["differs"]),
     "missing": ("DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)", ["missing"]),
@@ -241,7 +253,7 @@ def test_copy_frozen(shop):
     shop.manager.assign(victim, "copy-victim", "copy", targets=shop.targets, tables=[table], snapshot=update["snapshot"], range_no=0, page_from=0, page_to=0)
     shop.manager.wait(lambda: victim.state() == "T", what="the worker to freeze")
     for shard in range(3):
-        shop.rig.sql(shard, terminate_task(), (shop.rig.job, "copy-victim"), role="admin_endpoint")
+        shop.rig.sql(shard, manager_sql("terminate_task"), (shop.rig.job, "copy-victim"), role="admin_endpoint")
     assert shop.copy(update["snapshot"], table)["rows"] == 40000
     victim.process.send_signal(signal.SIGCONT)
     with pytest.raises(TaskFailed):
@@ -249,10 +261,11 @@ def test_copy_frozen(shop):
     assert sorted(shop.rows(1, table) + shop.rows(2, table)) == shop.rows(0, table)
 
 
-def terminate_task():
-    """How the manager ends a task of a worker that stopped answering."""
+def manager_sql(name):
+    """A statement of the manager, for psycopg2."""
     with open(os.path.join(REPO, "services", "manager", "sql", "manager.sql"), encoding="utf-8") as f:
-        return re.search(r"-- name: terminate_task\n--.*?\n(.*?)-- name: ", f.read(), re.S).group(1).replace("$1", "%s").replace("$2", "%s")
+        text = re.search(rf"-- name: {name}\n(.*?)(-- name: |\Z)", f.read(), re.S).group(1)
+    return re.sub(r"\$\d", "%s", "".join(line for line in text.splitlines(True) if not line.startswith("--")))
 
 
 def test_two_workers_one_range(shop):
@@ -313,8 +326,21 @@ def test_snapshot_holder_dies(shop):
     with pytest.raises(TaskFailed) as failed:
         shop.manager.result(task)
     assert failed.value.error["retryable"]
-    task, update = shop.snapshot()  # the slot of that name is replaced
+    shop.rig.sql(0, manager_sql("drop_slot"), (f"shp_{shop.rig.job}_1",), role="admin_endpoint")  # before the next try, so does the manager
+    task, update = shop.snapshot()
     assert "snapshot" in update
+
+
+def test_snapshot_comes_late(shop):
+    """A snapshot task of a worker that was given up, and goes on, leaves the slot of its successor alone."""
+    task, update = shop.snapshot()
+    with pytest.raises(TaskFailed) as failed:
+        shop.manager.run(shop.worker, "late", "snapshot", slot=f"shp_{shop.rig.job}_1")
+    assert failed.value.error["code"] == "conflict" and failed.value.error["retryable"]
+    shop.manager.control(shop.worker, task, "stop")
+    shop.manager.result(task)
+    kept = shop.rig.sql(0, "SELECT confirmed_flush_lsn = %s FROM pg_replication_slots", (update["lsn"],), fetch=True)
+    assert kept == [(True,)]
 
 
 def test_epochs(shop):

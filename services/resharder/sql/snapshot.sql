@@ -9,9 +9,3 @@ SELECT string_agg(who, '; ') FROM (
         SELECT format('prepared transaction %L (%s) since %s s', left(gid, 60), owner, greatest(0, extract(epoch FROM clock_timestamp() - prepared))::int), prepared
           FROM pg_prepared_xacts) a
      ORDER BY since LIMIT 8) b
-
--- name: slot_user
--- $1 slot: pid of a backend of job $2 that uses it, ended. Another's is left alone.
-SELECT pg_terminate_backend(s.active_pid)
-  FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
- WHERE s.slot_name = $1 AND starts_with(a.application_name, 'shardplane/' || $2 || '/')
