@@ -37,7 +37,8 @@ int sp_owner_uninstall(sp_pg_t *pg, sp_error_t *err);
 
 // Raises control to (generation, epoch): stale_epoch when it is higher already.
 int sp_owner_raise_epoch(sp_pg_t *pg, sp_epoch_t epoch, sp_error_t *err);
-// Inside the caller's transaction: locks the control row FOR SHARE until commit and checks the epoch: stale_epoch when it differs.
+// Inside the caller's transaction: locks the control row FOR SHARE until commit and checks the epoch: stale_epoch when it differs. Outside
+// one it only checks. Also as the apply role.
 int sp_owner_hold_epoch(sp_pg_t *pg, sp_epoch_t epoch, sp_error_t *err);
 // Terminates all backends whose application_name starts with `shardplane/<job>/`, waits until they are gone (bounded), not oneself.
 int sp_owner_terminate(sp_pg_t *pg, const char *job_id, sp_error_t *err);

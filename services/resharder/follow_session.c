@@ -152,7 +152,7 @@ static int open_source(follow_t *f, sp_error_t *err)
     const task_shard_t *source = &f->task->source;
     int rc = task_connect(f->task, &source->apply, NULL, &f->sql, err);
     if (!rc)
-        rc = lane_session_check_epoch(f->task, f->sql, source->shard_id, err);
+        rc = sp_owner_hold_epoch(f->sql, f->task->epoch, err);
     if (!rc && !f->planned) {
         rc = follow_plan_make(f->task, f->sql, &f->plan, err);
         f->planned = !rc;

@@ -48,22 +48,6 @@ void lane_session_end_backend(task_t *task, sp_pg_t *pg, long pid)
                sp_log_fmt(SP_STR_FMT, SP_STR_ARG(task->assign->job_id)), "pid", number, NULL);
 }
 
-int lane_session_check_epoch(task_t *task, sp_pg_t *pg, const char *shard_id, sp_error_t *err)
-{
-    char text[64], want[64];
-    bool none = false;
-    int rc = sp_pg_value(pg, "SELECT generation || '.' || epoch FROM shardplane.control", 0, NULL,
-                         text, sizeof text, &none, err);
-    if (rc)
-        return rc;
-    snprintf(want, sizeof want, "%lld.%lld", (long long)task->epoch.generation,
-             (long long)task->epoch.epoch);
-    if (none || strcmp(text, want) != 0)
-        return sp_error_set(err, SP_E_STALE_EPOCH, "shard %s stands at epoch %s, this task at %s",
-                            shard_id, none ? "(none)" : text, want);
-    return 0;
-}
-
 // The origin and the lane's row, made once.
 static int make_origin(task_t *task, sp_pg_t *pg, const char *origin, sp_error_t *err)
 {
@@ -130,7 +114,7 @@ int lane_session_open(task_t *task, size_t target, sp_pg_t **ret_pg, sp_lsn_t *r
     if (!rc)
         rc = sp_pg_exec(pg, settings_sql, err);
     if (!rc)
-        rc = lane_session_check_epoch(task, pg, shard->shard_id, err);
+        rc = sp_owner_hold_epoch(pg, task->epoch, err);
     if (!rc)
         rc = make_origin(task, pg, origin, err);
     if (!rc)

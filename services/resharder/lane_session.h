@@ -14,7 +14,5 @@ const char *lane_session_origin(task_t *task, size_t target);
 void lane_session_end_backend(task_t *task, sp_pg_t *pg, long pid);
 // The last number in a text, 0 if there is none: PostgreSQL names the backend that is in the way so, in every language.
 long lane_session_pid_in(const char *text);
-// stale_epoch when the shard's control row is not of the task's epoch.
-int lane_session_check_epoch(task_t *task, sp_pg_t *pg, const char *shard_id, sp_error_t *err);
 
 #endif
