@@ -10,6 +10,7 @@ typedef struct seen {
     char *task_id;     // owned
     int64_t rows;      // told last
     int64_t bytes;     // told last
+    bool lag;          // its lag is shown
 } seen_t;
 
 int resharder_metrics_open(resharder_metrics_t *self, const char *service_id, sp_error_t *err)
@@ -62,6 +63,10 @@ static seen_t *see(resharder_t *self, sp_str_t task_id)
 
 static void forget(resharder_t *self, seen_t *gone)
 {
+    if (gone->lag) {
+        sp_series_hide(sp_metric_with(self->metrics.lag_bytes, gone->task_id, NULL));
+        sp_series_hide(sp_metric_with(self->metrics.lag_ms, gone->task_id, NULL));
+    }
     for (seen_t **link = &self->seen; *link != NULL; link = &(*link)->next)
         if (*link == gone) {
             *link = gone->next;
@@ -89,6 +94,7 @@ void resharder_metrics_update(resharder_t *self, int64_t kind, const sp_msg_task
         sp_counter_add(sp_metric_with(self->metrics.bytes, name, NULL), bytes - seen->bytes);
     seen->rows = rows;
     seen->bytes = bytes;
+    seen->lag = seen->lag || update->has_lag_bytes || update->has_lag_ms;
     if (update->has_lag_bytes)
         sp_gauge_set(sp_metric_with(self->metrics.lag_bytes, seen->task_id, NULL),
                      (double)update->lag_bytes);
@@ -97,10 +103,6 @@ void resharder_metrics_update(resharder_t *self, int64_t kind, const sp_msg_task
                      (double)update->lag_ms);
     if (!final)
         return;
-    if (kind == SP_TASK_KIND_FOLLOW) {
-        sp_series_hide(sp_metric_with(self->metrics.lag_bytes, seen->task_id, NULL));
-        sp_series_hide(sp_metric_with(self->metrics.lag_ms, seen->task_id, NULL));
-    }
     sp_counter_add(sp_metric_with(self->metrics.ended, name,
                                   sp_enum_name(&sp_enum_task_state, update->state), NULL),
                    1);
@@ -113,6 +115,12 @@ void resharder_metrics_tick(resharder_t *self)
         sp_gauge_set(sp_metric_with(self->metrics.running, sp_enum_name(&sp_enum_task_kind, kind),
                                     NULL),
                      (double)task_table_running_kind(self->tasks, kind));
+    // Those that were given up with their leader have no last word.
+    for (seen_t *s = self->seen, *next; s != NULL; s = next) {
+        next = s->next;
+        if (!task_table_has(self->tasks, sp_str(s->task_id)))
+            forget(self, s);
+    }
 }
 
 void resharder_metrics_close(resharder_t *self)

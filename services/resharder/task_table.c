@@ -221,6 +221,11 @@ void task_table_stop(task_table_t *self)
             sp_actor_ask_stop(e->actor);
 }
 
+bool task_table_has(const task_table_t *self, sp_str_t task_id)
+{
+    return find(self, task_id) != NULL;
+}
+
 size_t task_table_running(const task_table_t *self)
 {
     size_t n = 0;

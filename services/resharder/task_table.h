@@ -30,6 +30,8 @@ void task_table_abort(task_table_t *self, bool forget);
 // Asks all that run to stop; their final updates are told.
 void task_table_stop(task_table_t *self);
 
+bool task_table_has(const task_table_t *self,
+                    sp_str_t task_id); // it runs, or its final update waits; not an aborted one
 size_t task_table_running(const task_table_t *self); // actors alive, also of aborted tasks
 size_t task_table_running_kind(const task_table_t *self, int64_t kind); // not counting aborted ones
 size_t task_table_unacknowledged(const task_table_t *self);

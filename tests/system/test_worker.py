@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 import psycopg2
 import pytest
@@ -480,6 +481,34 @@ def test_copy_waits_for_a_standby(shop):
         standby.process.send_signal(signal.SIGSTOP)
         shop.rig.sql(2, "SELECT pg_logical_emit_message(true, 'x', repeat('x', 200000))")
         assert shop.copy(update["snapshot"], shop.tables[0], max_replica_lag_bytes=0)["rows"] > 0
+
+
+def test_lag_is_shown_while_its_task_runs(shop):
+    """Neither a task that has ended nor one that was given up with its leader leaves its lag in the metrics."""
+    listen = f"127.0.0.1:{shop.rig.port_base + 90}"
+    worker = shop.rig.worker("w2", metrics_listen=listen)
+    shop.schema()
+    _, update = shop.snapshot()
+
+    def shown(task):
+        with urllib.request.urlopen(f"http://{listen}/metrics", timeout=5) as r:
+            return [line for line in r.read().decode().splitlines() if "lag_bytes{" in line and f'task="{task}"' in line]
+
+    with Standby(shop.rig, 2) as standby:
+        standby.process.send_signal(signal.SIGSTOP)
+        shop.rig.sql(2, "SELECT pg_logical_emit_message(true, 'x', repeat('x', 200000))")
+        for task, table in (("ends", shop.tables[1]), ("given-up", shop.tables[0])):
+            shop.manager.assign(worker, task, "copy", max_replica_lag_bytes=65536, targets=shop.targets, tables=[table],
+                                snapshot=update["snapshot"], range_no=0, page_from=0, page_to=0)
+            waits(shop, task, "standby held of shard s3 is", lag=True)
+            assert shown(task)
+            if task == "ends":
+                shop.manager.control(worker, task, "throttle", max_replica_lag_bytes=0)
+                shop.manager.result(task)
+            else:
+                successor = shop.rig.manager()
+                successor.wait(lambda: successor.workers, 5, "the workers at their new leader")
+            shop.rig.managers[-1].wait(lambda t=task: not shown(t), 5, f"{task} to leave the metrics")
 
 
 def test_purge_waits_for_a_standby(shop):
