@@ -19,29 +19,32 @@ typedef struct purge {
     throttle_t throttle; // how fast it may go
 } purge_t;
 
-// One window of pages: candidates by key first, locked and deleted by ctid in one statement. *ret_rows: how many.
-static int delete_batch(purge_t *self, const char *name, const char *key, int64_t from, int64_t to,
-                        int64_t *ret_rows, sp_error_t *err)
+// Rows of one window of pages ($2 to $3): candidates by key first, locked and deleted by ctid in one statement.
+static const char *delete_sql(sp_arena_t *arena, const char *name, const char *key)
 {
-    char count[24];
+    return sp_arena_printf(arena,
+                           "WITH d AS (DELETE FROM ONLY %s WHERE ctid = ANY "
+                           "(ARRAY(SELECT ctid FROM ONLY %s WHERE ctid >= $2::tid AND ctid < "
+                           "$3::tid AND width_bucket(hashtextextended(%s::text, 0), $1::int8[]) "
+                           "%% 2 = 1 LIMIT %d)) RETURNING 1) SELECT count(*) FROM d",
+                           name, name, key, BATCH);
+}
+
+// *ret_rows: how many were deleted, at most BATCH.
+static int delete_batch(purge_t *self, const char *sql, int64_t from, int64_t to, int64_t *ret_rows,
+                        sp_error_t *err)
+{
+    char count[24], first[32], behind[32];
     bool null = true;
-    const char *params[] = {self->bounds};
-    const char *sql = sp_arena_printf(self->task->arena,
-                                      "WITH d AS (DELETE FROM ONLY %s WHERE ctid = ANY "
-                                      "(ARRAY(SELECT ctid FROM ONLY %s "
-                                      "WHERE ctid >= '(%lld,0)'::tid AND ctid < '(%lld,0)'::tid "
-                                      "AND width_bucket(hashtextextended(%s::text, 0), $1::int8[]) "
-                                      "%% 2 = 1 LIMIT %d)) RETURNING 1) "
-                                      "SELECT count(*) FROM d",
-                                      name, name, (long long)from, (long long)to, key, BATCH);
-    if (sql == NULL)
-        return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a purge task");
+    const char *params[] = {self->bounds, first, behind};
+    snprintf(first, sizeof first, "(%lld,0)", (long long)from);
+    snprintf(behind, sizeof behind, "(%lld,0)", (long long)to);
     int rc = sp_pg_exec(self->pg,
                         "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL row_security = off", err);
     if (rc == 0)
         rc = sp_owner_hold_epoch(self->pg, self->task->epoch, err);
     if (rc == 0)
-        rc = sp_pg_value(self->pg, sql, 1, params, count, sizeof count, &null, err);
+        rc = sp_pg_value(self->pg, sql, 3, params, count, sizeof count, &null, err);
     if (rc == 0)
         rc = sp_pg_exec(self->pg, "COMMIT", err);
     if (rc != 0)
@@ -69,7 +72,8 @@ static int purge_table(purge_t *self, const sp_msg_job_table_t *table, sp_error_
     int64_t pages = 0;
     const char *name = sp_pg_qualified(self->task->arena, table->schema, table->table),
                *key = sp_pg_ident(self->task->arena, table->key_column);
-    if (name == NULL || key == NULL)
+    const char *sql = name != NULL && key != NULL ? delete_sql(self->task->arena, name, key) : NULL;
+    if (sql == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for a purge task");
     const char *params[] = {name};
     int rc = sp_pg_value(self->pg,
@@ -82,7 +86,7 @@ static int purge_table(purge_t *self, const sp_msg_job_table_t *table, sp_error_
     for (int64_t from = 0; rc == 0 && from < pages; from += PAGES) {
         int64_t rows = BATCH;
         while (rc == 0 && rows == BATCH) {
-            rc = delete_batch(self, name, key, from, from + PAGES, &rows, err);
+            rc = delete_batch(self, sql, from, from + PAGES, &rows, err);
             self->rows += rc == 0 ? rows : 0;
             if (rc == 0 && rows > 0)
                 rc = sp_failpoint("purge_batch", err);
