@@ -187,6 +187,16 @@ def test_schema_after_copy(shop):
     assert sorted(shop.rows(1, table) + shop.rows(2, table)) == shop.rows(0, table)
 
 
+def test_indexes_with_names_like_ours(shop):
+    """Only what a job has made for the time being stays behind, not whatever starts like it."""
+    shop.rig.sql(0, "CREATE UNIQUE INDEX shp_once ON orders (id, total); CREATE UNIQUE INDEX shp_jobabcdefghi_ri_1 ON orders (customer_id, id)",
+                 role="owner_endpoint")
+    shop.schema()
+    shop.index("indexes")
+    assert shop.rig.sql(1, "SELECT indexrelid::regclass::text, indisunique FROM pg_index WHERE indexrelid::regclass::text LIKE 'shp%'", fetch=True) == [
+        ("shp_once", True)]
+
+
 CORRUPTIONS = {
     "one byte": ("UPDATE orders SET big = overlay(big PLACING 'z' FROM 100) WHERE id = (SELECT min(id) FROM orders WHERE big IS NOT NULL)", ["differs"]),
     "missing": ("DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)", ["missing"]),

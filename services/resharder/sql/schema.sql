@@ -34,7 +34,7 @@ SELECT o.n,
        o.obj <> 0 AND (
            o.tab IN (SELECT oid FROM gone) OR o.obj IN (SELECT oid FROM gone)
            -- temporary replica identities and guards of ours
-           OR EXISTS (SELECT FROM pg_class c WHERE o.class = 'pg_class'::regclass AND c.oid = o.obj AND c.relkind IN ('i', 'I') AND c.relname LIKE 'shp\_%')
+           OR EXISTS (SELECT FROM pg_class c WHERE o.class = 'pg_class'::regclass AND c.oid = o.obj AND c.relkind IN ('i', 'I') AND c.relname ~ '^shp_[a-z2-7]{12}_ri_[0-9]+$')
            OR EXISTS (SELECT FROM pg_trigger g WHERE o.class = 'pg_trigger'::regclass AND g.oid = o.obj AND g.tgname LIKE '~shardplane\_%')
            OR EXISTS (SELECT FROM pg_namespace s WHERE o.class = 'pg_namespace'::regclass AND s.oid = o.obj AND s.nspname = 'shardplane')
            -- what belongs to a database rather than to its tables
