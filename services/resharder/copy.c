@@ -16,7 +16,6 @@ enum { BUFFER = 64 * 1024, TURN = 64 * 1024, CONTROL_MS = 60000 };
 typedef struct sink {
     pooled_t *lent; // its connection
     sp_pg_t *pg;  // the same: apply role, in a transaction; NULL: this target has the range already
-    bool copying; // COPY is under way
     char *buffer; // BUFFER bytes, from the arena
     size_t used;  // bytes in it
     int64_t bytes; // bytes sent
@@ -149,7 +148,6 @@ static int start_target(copy_t *self, sink_t *sink, sp_error_t *err)
     int rc = sql == NULL ? no_memory(err) : sp_pg_copy_start(sink->pg, sql, err);
     if (rc != 0)
         return rc;
-    sink->copying = true;
     if (self->binary) {
         memcpy(sink->buffer, split_binary_header, sizeof split_binary_header);
         sink->used = sizeof split_binary_header;
@@ -170,7 +168,6 @@ static int finish_target(copy_t *self, size_t i, sp_error_t *err)
         rc = sp_pg_copy_end(sink->pg, NULL, &counted, err);
     if (rc != 0)
         return rc;
-    sink->copying = false;
     if (counted != self->rows[i])
         return sp_error_set(err, SP_E_INTERNAL, "target %s took %lld rows of %lld",
                             self->task->targets[i].shard_id, (long long)counted,

@@ -104,7 +104,7 @@ int follow_feedback(follow_t *f, bool now, sp_error_t *err)
     if (safe > f->confirmed)
         f->confirmed = safe;
     int rc = sp_failpoint("follow_before_feedback", err);
-    // Not `processed` as received: the server would then stop asking for answers that keep us informed of its position.
+    // What was processed counts as received: a server without news asks for an answer only once it is beyond that.
     return rc ? rc
               : sp_repl_feedback(f->stream,
                                  f->processed > f->confirmed ? f->processed : f->confirmed,

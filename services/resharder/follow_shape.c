@@ -4,10 +4,9 @@
 #include <string.h>
 
 #include "common/base/buf.h"
+#include "common/pg/oids.h"
 #include "common/ring/hash.h"
 #include "services/resharder/follow_plan.h"
-
-enum { OID_INT8 = 20, OID_INT2 = 21, OID_INT4 = 23, OID_UUID = 2950 };
 
 static void add_name(sp_buf_t *sql, const follow_relation_t *r, int column, sp_arena_t *arena)
 {
@@ -134,7 +133,7 @@ static const char *binary_text(uint32_t type, const sp_pgo_datum_t *d, char *out
 {
     const unsigned char *b = (const unsigned char *)d->data;
     uint64_t value = 0;
-    if (type == OID_UUID) {
+    if (type == SP_OID_UUID) {
         if (d->len != 16)
             return NULL;
         char *at = out;
@@ -143,7 +142,7 @@ static const char *binary_text(uint32_t type, const sp_pgo_datum_t *d, char *out
                            i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", b[i]);
         return out;
     }
-    int want = type == OID_INT2 ? 2 : type == OID_INT4 ? 4 : type == OID_INT8 ? 8 : -1;
+    int want = type == SP_OID_INT2 ? 2 : type == SP_OID_INT4 ? 4 : type == SP_OID_INT8 ? 8 : -1;
     if (d->len != want)
         return NULL;
     for (int i = 0; i < want; i++)
@@ -155,7 +154,7 @@ static const char *binary_text(uint32_t type, const sp_pgo_datum_t *d, char *out
 
 static bool is_number_or_uuid(uint32_t type)
 {
-    return type == OID_INT2 || type == OID_INT4 || type == OID_INT8 || type == OID_UUID;
+    return type == SP_OID_INT2 || type == SP_OID_INT4 || type == SP_OID_INT8 || type == SP_OID_UUID;
 }
 
 int follow_key_hash(const follow_relation_t *relation, const sp_pgo_datum_t *key, int64_t *ret_hash,

@@ -43,7 +43,6 @@ struct lane {
     sp_lsn_t reached;         // what the open transaction will make durable
     int64_t reached_us;       // its last commit on the source
     bool open;                // BEGIN was sent
-    bool committing;          // COMMIT was sent
     int64_t opened_ms;        // monotonic, of BEGIN
     size_t tx_rows, tx_bytes; // of the open transaction
     size_t unanswered_bytes;  // sent since the pipeline was quiet
@@ -353,7 +352,6 @@ int lane_commit(lane_t *self, sp_error_t *err)
     if (!PQpipelineSync(self->conn))
         return lost(self, err);
     expect(self, ANSWER_SYNC);
-    self->committing = true;
     return PQflush(self->conn) < 0 ? lost(self, err) : 0;
 }
 
@@ -416,7 +414,7 @@ static void pop(lane_t *self)
 
 static void committed(lane_t *self)
 {
-    self->open = self->committing = false;
+    self->open = false;
     if (self->reached > self->durable)
         self->durable = self->reached;
 }
