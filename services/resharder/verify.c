@@ -142,12 +142,15 @@ static void report_row(verify_t *self, const char *name, const char *what, size_
     report(self, text);
 }
 
-// All rows of a small range, by name. Rows of one name and hash pair off; what is left differs.
+// Rows of a small range, by name. Rows of one name and hash pair off; what is left differs. A list that is full goes on: behind its end
+// nothing can be said.
 static void compare_rows(verify_t *self, size_t target)
 {
     const PGresult *a = self->sides[0].result, *b = self->sides[target + 1].result;
     int i = 0, j = 0, n = PQntuples(a), m = PQntuples(b);
     while ((i < n || j < m) && self->n_found < REPORT_MAX) {
+        if ((i >= n && n > LIST_ROWS) || (j >= m && m > LIST_ROWS))
+            return;
         int order = i >= n ? 1 : j >= m ? -1 : strcmp(PQgetvalue(a, i, 0), PQgetvalue(b, j, 0));
         if (order < 0) {
             report_row(self, PQgetvalue(a, i++, 0), "missing on", target);
@@ -226,7 +229,7 @@ static int list_rows(verify_t *self, size_t target, int64_t from, int64_t to, sp
 {
     char text[TEXT_MAX];
     size_t before = self->n_found;
-    const char *sql = verify_rows(self->task->arena, &self->sql, from, to);
+    const char *sql = verify_rows(self->task->arena, &self->sql, from, to, LIST_ROWS + 1);
     // In a piece of others, whatever the target has is too much.
     bool own = split_route_find(&self->route, from) == (int)target;
     for (size_t i = 0; i < self->n; i++)
@@ -255,7 +258,7 @@ static int narrow(verify_t *self, size_t target, const suspect_t *suspects, size
     return rc;
 }
 
-// Into a range that differs: a listing when it is small, else narrower groups.
+// Into a range that differs: a listing when it is small, or one hash, else narrower groups.
 static int compare_range(verify_t *self, size_t target, int64_t from, int64_t to, int shift,
                          int64_t rows, sp_error_t *err)
 {

@@ -7,7 +7,10 @@
 #include "common/pg/oids.h"
 #include "services/resharder/sql/verify.h"
 
-enum { BITS = 62 }; // of a null bitmap that one bigint holds
+enum {
+    BITS = 62,    // of a null bitmap that one bigint holds
+    NESTED = 200, // columns whose hashes are each other's seeds; PostgreSQL's parser has a limit
+};
 
 // The built-in types named here are those whose hash function tells apart whatever prints differently, and costs less than printing. All others are hashed as text:
 // equal floats and jsonb can print differently (numerics too, but only by their scale, which is hashed with them).
@@ -95,21 +98,37 @@ static void add_bitmaps(sp_buf_t *out, const PGresult *columns)
     sp_buf_free(&seed);
 }
 
-static const char *row_hash(sp_arena_t *arena, const PGresult *columns)
+// Hash of columns [from, to), the first of them outermost. with_nulls: which of all columns are NULL is in it, too.
+static void add_columns(sp_buf_t *out, const PGresult *columns, int from, int to, bool with_nulls)
 {
-    sp_buf_t head = SP_BUF_INIT, tail = SP_BUF_INIT;
-    for (int i = PQntuples(columns); i-- > 0;) {
+    sp_buf_t tail = SP_BUF_INIT;
+    for (int i = to; i-- > from;) {
         int64_t type = 0;
         sp_str_to_int64(sp_str(PQgetvalue(columns, i, 1)), &type);
-        add_column(&head, &tail, PQgetvalue(columns, i, 0), type,
+        add_column(out, &tail, PQgetvalue(columns, i, 0), type,
                    PQgetvalue(columns, i, 2)[0] == 't');
     }
-    add_bitmaps(&head, columns);
-    sp_buf_adds(&head, (sp_str_t){tail.data, tail.len});
-    const char *result =
-        head.failed || tail.failed ? NULL : sp_arena_strz(arena, sp_buf_cstr(&head));
-    sp_buf_free(&head);
+    if (with_nulls)
+        add_bitmaps(out, columns);
+    else
+        sp_buf_addz(out, "0");
+    sp_buf_adds(out, (sp_str_t){tail.data, tail.len});
+    out->failed = out->failed || tail.failed;
     sp_buf_free(&tail);
+}
+
+static const char *row_hash(sp_arena_t *arena, const PGresult *columns)
+{
+    sp_buf_t out = SP_BUF_INIT;
+    int n = PQntuples(columns);
+    sp_buf_addz(&out, n > NESTED ? "hash_array_extended(ARRAY[" : "");
+    for (int from = 0; from < n; from += NESTED) {
+        sp_buf_addz(&out, from > 0 ? ", " : "");
+        add_columns(&out, columns, from, n - from > NESTED ? from + NESTED : n, from == 0);
+    }
+    sp_buf_addz(&out, n > NESTED ? "], 0)" : "");
+    const char *result = out.failed ? NULL : sp_arena_strz(arena, sp_buf_cstr(&out));
+    sp_buf_free(&out);
     return result;
 }
 
@@ -209,11 +228,13 @@ const char *verify_groups(sp_arena_t *arena, const verify_sql_t *self, int64_t f
                            moving);
 }
 
-const char *verify_rows(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to)
+const char *verify_rows(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to,
+                        int limit)
 {
     return sp_arena_printf(arena,
                            "SELECT n COLLATE \"C\", h FROM (SELECT %s AS n, %s AS h FROM ONLY %s "
                            "WHERE %s BETWEEN '%" PRId64 "'::int8 AND '%" PRId64
-                           "'::int8) s ORDER BY 1, 2",
-                           self->row_name, self->row_hash, self->name, self->key_hash, from, to);
+                           "'::int8) s ORDER BY 1, 2 LIMIT %d",
+                           self->row_name, self->row_hash, self->name, self->key_hash, from, to,
+                           limit);
 }

@@ -21,7 +21,8 @@ int verify_sql_make(task_t *task, sp_pg_t *source, const split_route_t *route,
 // Groups of rows with from <= key hash <= to: piece, hash >> shift, count, sum of row hashes. moving_only: on the source.
 const char *verify_groups(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to,
                           int shift, bool moving_only);
-// The rows themselves: name, row hash; ordered by both.
-const char *verify_rows(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to);
+// The rows themselves: name, row hash; ordered by both, the first `limit` of them.
+const char *verify_rows(sp_arena_t *arena, const verify_sql_t *self, int64_t from, int64_t to,
+                        int limit);
 
 #endif

@@ -238,6 +238,36 @@ def test_verify_finds(copied):
     assert 0 < half["rows"] < 6000
 
 
+def test_verify_lists_a_part_of_a_large_key(copied):
+    """All rows of one key have one hash: nothing is narrower, and they are not all listed."""
+    rows = "INSERT INTO orders (id, customer_id, placed) SELECT i, 4, NULL FROM generate_series(100000, 499999) i"
+    copied.rig.sql(0, rows)
+    target = 1 if copied.rig.sql(0, "SELECT hashtextextended('4', 0) < 0", fetch=True) == [(True,)] else 2
+    copied.rig.sql(target, "SET session_replication_role = replica;" + rows, role="apply_endpoint")
+    for change, words in (("DELETE FROM orders WHERE id = 100007", "=100007): missing on"), ("UPDATE orders SET total = 7 WHERE id = 499999", "rows with key hashes")):
+        copied.rig.sql(target, "SET session_replication_role = replica;" + change, role="apply_endpoint")
+        found = copied.verify(copied.tables[1])["mismatches"]
+        assert len(found) == 1 and words in found[0], found
+        copied.rig.sql(target, "SET session_replication_role = replica; DELETE FROM orders WHERE id >= 100000;" + rows, role="apply_endpoint")
+    with open(f"/proc/{copied.worker.process.pid}/status", encoding="utf-8") as f:
+        assert int(next(line for line in f if line.startswith("VmHWM:")).split()[1]) < 80 * 1024
+
+
+def test_verify_wide_rows(shop):
+    """As many columns as PostgreSQL has, of the type whose hash takes the longest words."""
+    columns = ", ".join(f"c{i} numeric" for i in range(1590))
+    shop.rig.sql(0, f"CREATE TABLE wide (id bigint PRIMARY KEY, {columns}); INSERT INTO wide (id, c7, c1589) SELECT i, i, i FROM generate_series(1, 50) i",
+                 role="owner_endpoint")
+    shop.tables.append(shop.rig.table("public", "wide", "id"))
+    shop.schema()
+    task, update = shop.snapshot()
+    shop.copy(update["snapshot"], shop.tables[-1])
+    assert shop.verify(shop.tables[-1]).get("mismatches", []) == []
+    shop.rig.sql(1, "SET session_replication_role = replica; UPDATE wide SET c1589 = NULL WHERE id = (SELECT min(id) FROM wide)", role="apply_endpoint")
+    shop.rig.sql(1, "SET session_replication_role = replica; UPDATE wide SET c7 = c7 + 0.0 WHERE id = (SELECT max(id) FROM wide)", role="apply_endpoint")
+    assert ["differs" in m for m in shop.verify(shop.tables[-1])["mismatches"]] == [True, True]
+
+
 @pytest.mark.parametrize("point", ["copy_range_before_commit", "copy_range_between_targets", "copy_range_after_commit"])
 def test_copy_killed(shop, point):
     """A worker that dies around its commits: the next try loads nothing twice."""
