@@ -16,7 +16,7 @@ typedef struct fence {
     sp_pg_t *a;                           // session A: admin role; lock, guards, seal
     sp_pg_t *b;                           // session B: apply role; marker, sequences
     sp_pg_t **admins; // to the targets, admin role; NULL when there are no sequences
-    struct fence_sequence *sequences; // of the tables
+    struct fence_sequence *sequences; // that go on
     size_t n_sequences;               // count
     const char *sequences_sql;        // reads all of them on the source
     struct fence_replica *replicas;   // of source and targets
@@ -61,7 +61,7 @@ int fence_seal_check_finish(fence_t *fence, sp_error_t *err);
 int fence_seal(fence_t *fence, bool *ret_unknown, sp_error_t *err);
 
 // ---- fence_sequence.c
-// Lists the sequences of the tables and gives the targets their increments.
+// Lists the sequences that the targets have, too, and gives those their increments.
 int fence_sequence_prepare(fence_t *fence, sp_error_t *err);
 // Under the lock: reads them on the source (session B) and tells each target its next value; the answers are awaited by finish.
 int fence_sequence_start(fence_t *fence, sp_error_t *err);

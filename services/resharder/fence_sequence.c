@@ -1,11 +1,12 @@
-// Sequences of the moving tables: each target goes on with its own residue, beyond what the source has given out.
+// Sequences: each target goes on with its own residue, beyond what the source has given out. All that the schema task has made on the
+// targets: an application may call nextval() on one that no table knows of.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/buf.h"
-#include "common/base/clock.h"
+#include "common/base/log.h"
 #include "services/resharder/fence.h"
 
 enum { HEADROOM = 1000 }; // values that clients may have fetched from the source and not used yet
@@ -20,30 +21,25 @@ static int no_memory(sp_error_t *err)
     return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for sequences");
 }
 
-// Owned by a column (serial, identity) or used in a default.
+// Not those of tables that stay behind, nor those that cycle: nobody can keep them apart.
 static const char list_sql[] =
     "SELECT n.nspname, s.relname, q.seqstart, q.seqincrement, q.seqmin, q.seqmax FROM pg_class s "
-    "JOIN pg_namespace n ON n.oid = "
-    "s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid WHERE EXISTS (SELECT FROM pg_depend d "
-    "WHERE d.classid = 'pg_class'::regclass "
-    "AND d.objid = s.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND "
-    "d.refobjid = ANY(%s)) OR EXISTS (SELECT "
-    "FROM pg_depend d JOIN pg_attrdef e ON d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid "
-    "WHERE d.refclassid = "
-    "'pg_class'::regclass AND d.refobjid = s.oid AND e.adrelid = ANY(%s)) ORDER BY 1, 2";
+    "JOIN pg_namespace n ON n.oid = s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid "
+    "WHERE n.nspname <> 'shardplane' AND n.nspname !~ '^pg_' AND NOT q.seqcycle AND NOT EXISTS "
+    "(SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid AND "
+    "(d.deptype = 'e' OR (d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass AND "
+    "d.refobjid <> ALL(%s)))) ORDER BY 1, 2";
 
 static int read_list(fence_t *fence, sp_error_t *err)
 {
     PGresult *result = NULL;
-    const char *sql =
-        sp_arena_printf(fence->arena, list_sql, fence->regclasses_sql, fence->regclasses_sql);
-    sp_buf_t reads = SP_BUF_INIT;
+    const char *sql = sp_arena_printf(fence->arena, list_sql, fence->regclasses_sql);
     int rc = sql ? sp_pg_query(fence->b, sql, 0, NULL, &result, err) : no_memory(err);
     if (rc)
         return rc;
     size_t n = (size_t)PQntuples(result);
     fence->sequences = sp_arena_alloc(fence->arena, n + 1, sizeof *fence->sequences);
-    for (size_t i = 0; fence->sequences && i < n; i++) {
+    for (size_t i = 0; fence->sequences && i < n && !rc; i++) {
         fence_sequence_t *s = &fence->sequences[i];
         int row = (int)i;
         s->name = sp_pg_qualified(fence->arena, sp_str(PQgetvalue(result, row, 0)),
@@ -52,16 +48,23 @@ static int read_list(fence_t *fence, sp_error_t *err)
         s->values.increment = strtoll(PQgetvalue(result, row, 3), NULL, 10);
         s->values.min = strtoll(PQgetvalue(result, row, 4), NULL, 10);
         s->values.max = strtoll(PQgetvalue(result, row, 5), NULL, 10);
-        sp_buf_printf(&reads, "%sSELECT %zu, last_value, is_called FROM %s", i ? " UNION ALL " : "",
-                      i, s->name ? s->name : "");
-        if (!s->name)
-            reads.failed = true;
+        rc = s->name ? 0 : no_memory(err);
     }
     PQclear(result);
     fence->n_sequences = n;
+    return rc || fence->sequences ? rc : no_memory(err);
+}
+
+// One statement that reads all of them.
+static int make_reads(fence_t *fence, sp_error_t *err)
+{
+    sp_buf_t reads = SP_BUF_INIT;
+    for (size_t i = 0; i < fence->n_sequences; i++)
+        sp_buf_printf(&reads, "%sSELECT %zu, last_value, is_called FROM %s", i ? " UNION ALL " : "",
+                      i, fence->sequences[i].name);
     fence->sequences_sql = reads.failed ? NULL : sp_arena_strz(fence->arena, sp_buf_cstr(&reads));
     sp_buf_free(&reads);
-    return fence->sequences && fence->sequences_sql ? 0 : no_memory(err);
+    return fence->sequences_sql ? 0 : no_memory(err);
 }
 
 static int read_values(fence_t *fence, sp_error_t *err)
@@ -98,6 +101,7 @@ static int next_of(const fence_t *fence, size_t target, size_t i, int64_t *ret_i
     return rc ? sp_error_prefix(err, "sequence %s", fence->sequences[i].name) : 0;
 }
 
+// What a target has; 0: not that sequence.
 static int read_increments(fence_t *fence, size_t target, int64_t *increments, sp_error_t *err)
 {
     sp_buf_t sql = SP_BUF_INIT;
@@ -105,7 +109,8 @@ static int read_increments(fence_t *fence, size_t target, int64_t *increments, s
     sp_buf_addz(&sql, "SELECT v.i, q.seqincrement FROM (VALUES ");
     for (size_t i = 0; i < fence->n_sequences; i++) {
         const char *literal = sp_pg_literal(fence->arena, sp_str(fence->sequences[i].name));
-        sp_buf_printf(&sql, "%s(%zu, %s::regclass)", i ? ", " : "", i, literal ? literal : "NULL");
+        sp_buf_printf(&sql, "%s(%zu, to_regclass(%s))", i ? ", " : "", i,
+                      literal ? literal : "NULL");
     }
     sp_buf_addz(&sql, ") v(i, r) JOIN pg_sequence q ON q.seqrelid = v.r");
     int rc = sql.failed
@@ -121,11 +126,31 @@ static int read_increments(fence_t *fence, size_t target, int64_t *increments, s
     return rc;
 }
 
+// A sequence that was made while the job ran is on no target: it stays the source's.
+static int keep_common(fence_t *fence, size_t target, sp_error_t *err)
+{
+    int64_t *increments = sp_arena_alloc(fence->arena, fence->n_sequences + 1, sizeof *increments);
+    if (!increments)
+        return no_memory(err);
+    int rc = fence->n_sequences ? read_increments(fence, target, increments, err) : 0;
+    size_t kept = 0;
+    for (size_t i = 0; i < fence->n_sequences && !rc; i++) {
+        fence_sequence_t s = fence->sequences[i];
+        if (increments[i] != 0)
+            fence->sequences[kept++] = s;
+        else
+            sp_log(SP_LOG_WARN, "FENCE-SEQUENCE", "job", fence->f->job_id, "sequence", s.name,
+                   "missing_on", fence->f->task->targets[target].shard_id, NULL);
+    }
+    fence->n_sequences = rc ? fence->n_sequences : kept;
+    return rc;
+}
+
 // The targets give nothing out yet, so their increments can be set long before the lock.
 static int set_increments(fence_t *fence, size_t target, sp_error_t *err)
 {
     sp_buf_t sql = SP_BUF_INIT;
-    int64_t *increments = sp_arena_alloc(fence->arena, fence->n_sequences, sizeof *increments);
+    int64_t *increments = sp_arena_alloc(fence->arena, fence->n_sequences + 1, sizeof *increments);
     if (!increments)
         return no_memory(err);
     int rc = read_increments(fence, target, increments, err);
@@ -170,15 +195,16 @@ static int stride_source(fence_t *fence, size_t i, sp_error_t *err)
     if (!rc)
         rc = follow_sequence_next(&s->values, stride, task->source.ordinal, 0, &increment, &next,
                                   err);
-    return rc ? rc
-              : sp_pg_execf(fence->a, err, "SELECT setval(%s, %" PRId64 ", false); COMMIT", literal,
-                            next);
+    if (!rc)
+        rc = sp_pg_execf(fence->a, err, "SELECT setval(%s, %" PRId64 ", false); COMMIT", literal,
+                         next);
+    s->values.increment = rc ? s->values.increment : increment;
+    return rc;
 }
 
 static int stride_all_of_source(fence_t *fence, sp_error_t *err)
 {
     const sp_msg_task_assign_t *assign = fence->f->task->assign;
-    bool any = false;
     for (size_t i = 0;
          i < fence->n_sequences && assign->source_bounds_after.n > 0 && assign->sequence_stride > 1;
          i++) {
@@ -187,30 +213,44 @@ static int stride_all_of_source(fence_t *fence, sp_error_t *err)
         int rc = stride_source(fence, i, err);
         if (rc)
             return sp_error_prefix(err, "sequence %s of the source", fence->sequences[i].name);
-        any = true;
     }
-    return any ? read_list(fence, err) : 0;
+    return 0;
+}
+
+static int connect_targets(fence_t *fence, sp_error_t *err)
+{
+    task_t *task = fence->f->task;
+    int rc = 0;
+    // NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers is meant
+    if (!(fence->admins = sp_arena_alloc(fence->arena, task->n_targets, sizeof *fence->admins)))
+        return no_memory(err);
+    for (size_t i = 0; i < task->n_targets && !rc; i++) {
+        rc = task_connect(task, &task->targets[i].admin, NULL, &fence->admins[i], err);
+        if (!rc)
+            rc = keep_common(fence, i, err);
+        if (rc)
+            sp_error_prefix(err, "sequences of shard %s", task->targets[i].shard_id);
+    }
+    return rc;
 }
 
 int fence_sequence_prepare(fence_t *fence, sp_error_t *err)
 {
     task_t *task = fence->f->task;
     int rc = read_list(fence, err);
-    if (!rc)
-        rc = stride_all_of_source(fence, err);
     if (rc || fence->n_sequences == 0)
         return rc;
-    // NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers is meant
-    if (!(fence->admins = sp_arena_alloc(fence->arena, task->n_targets, sizeof *fence->admins)))
-        return no_memory(err);
-    rc = read_values(fence, err);
-    for (size_t i = 0; i < task->n_targets && !rc; i++) {
-        rc = task_connect(task, &task->targets[i].admin, NULL, &fence->admins[i], err);
-        if (!rc)
-            rc = set_increments(fence, i, err);
-        if (rc)
+    rc = connect_targets(fence, err);
+    if (rc || fence->n_sequences == 0)
+        return rc;
+    rc = stride_all_of_source(fence, err);
+    if (!rc)
+        rc = make_reads(fence, err);
+    if (!rc)
+        rc = read_values(fence, err);
+    for (size_t i = 0; i < task->n_targets && !rc; i++)
+        if ((rc = set_increments(fence, i, err)) != 0)
             sp_error_prefix(err, "sequences of shard %s", task->targets[i].shard_id);
-    }
     return rc;
 }
 

@@ -116,3 +116,7 @@ INSERT INTO "Sales Dept".orders SELECT i, i % 500 + 1, E'it''s \\ ' || i, i * 2 
 INSERT INTO "Sales Dept"."Ünïcode ""quoted"" é" SELECT i, '%s ' || i FROM generate_series(1, 300) AS i;
 INSERT INTO "Sales Dept".events (account_id, "at", kind, body)
 SELECT i % 500 + 1, '2024-01-01'::date + i, (ARRAY['plain', 'odd', 'even'])[i % 3 + 1], 'event ' || i FROM generate_series(1, 900) AS i;
+
+-- A sequence that no table knows of, as some mappers make them.
+CREATE SEQUENCE ticket_numbers;
+SELECT setval('ticket_numbers', 500);

@@ -32,7 +32,7 @@ ALTER TABLE "odd schema".items ALTER body SET STORAGE EXTERNAL;
 GRANT USAGE ON SCHEMA "odd schema" TO PUBLIC;
 GRANT ALL ON ALL TABLES IN SCHEMA "odd schema" TO PUBLIC;
 """
-DROP = 'DROP TABLE IF EXISTS customers, "Orders"; DROP SCHEMA IF EXISTS "odd schema" CASCADE; DROP SCHEMA IF EXISTS shardplane CASCADE;'
+DROP = 'DROP TABLE IF EXISTS customers, "Orders"; DROP SEQUENCE IF EXISTS alone, alone_again, late; DROP SCHEMA IF EXISTS "odd schema" CASCADE; DROP SCHEMA IF EXISTS shardplane CASCADE;'
 
 
 def qualified(schema, table):

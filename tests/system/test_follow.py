@@ -471,3 +471,17 @@ def test_a_lane_that_waits_is_told(driver):
         driver.wait("lag", lambda u: u.get("lag_bytes", 0) > 0 and u.get("lag_ms", 0) > 1000, 10 * SLOW)
     driver.catch_up()
     assert driver.differences() == []
+
+
+@both()
+def test_a_sequence_of_no_table_goes_on(driver):
+    for i in range(3):
+        driver.sql(i, "CREATE SEQUENCE alone MAXVALUE 1000000; CREATE SEQUENCE alone_again CYCLE MAXVALUE 9")
+    driver.sql(0, "SELECT setval('alone', 5000); CREATE SEQUENCE late")  # the targets do not have that one
+    driver.start()
+    driver.catch_up()
+    u = fence(driver, 2)
+    assert u["fence"] == "sealed", u
+    given = [driver.super(i, "SELECT nextval('alone')", True)[0][0] for i in range(3)]
+    assert min(given[1:]) > 5000 and [(v - 1) % 64 for v in given[1:]] == [1, 2]
+    assert given[0] == 5001 or driver.keeps and (given[0] - 1) % 64 == 0 and given[0] > 5000

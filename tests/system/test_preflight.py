@@ -23,6 +23,7 @@ BREAKS = {
     "large_objects": "SELECT lo_create(0)",
     "unlisted_table": "CREATE TABLE forgotten (id bigint PRIMARY KEY)",
     "foreign_key": "CREATE TABLE elsewhere (id bigint PRIMARY KEY REFERENCES customers)",
+    "sequence_room": "CREATE SEQUENCE of_no_table AS smallint; CREATE SEQUENCE round_and_round CYCLE MAXVALUE 9",  # the second one is only warned of
 }
 
 
@@ -38,6 +39,7 @@ def test_everything_wrong_is_listed_at_once(cell):
         wanted = set(BREAKS) | {"other_consumer", "target_not_empty"}
         assert not plan["ok"]
         assert wanted <= findings(plan), f"not listed: {sorted(wanted - findings(plan))}"
+        assert [f["object"] for f in plan["findings"] if f["check"].startswith("sequence_")] == ["public.round_and_round", "public.of_no_table"]
         for f in plan.get("findings", []):
             assert f["message"] and f["hint"], f
         # The job itself is refused for the same reasons, and leaves nothing behind.

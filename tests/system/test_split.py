@@ -252,7 +252,8 @@ def definitions(cell):
 
 def sequences(cell):
     """Each target issues values of its own, above everything that the source has issued."""
-    names = ["public.orders_id_seq", "public.accounts_id_seq", "public.accounts_serial_no_seq", "public.audit_id_seq", '"Sales Dept".events_id_seq']
+    names = ["public.orders_id_seq", "public.accounts_id_seq", "public.accounts_serial_no_seq", "public.audit_id_seq", '"Sales Dept".events_id_seq',
+             "public.ticket_numbers"]
     for name in names:
         last = cell.sql("a", f"SELECT last_value FROM {name}")[0][0]
         drawn = {letter: [cell.sql(letter, f"SELECT nextval('{name}')")[0][0] for _ in range(50)] for letter in "bc"}

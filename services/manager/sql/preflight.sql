@@ -219,25 +219,29 @@ WITH f AS (SELECT $2::jsonb AS f),
 t AS (SELECT format('%I.%I', x.s, x.t) AS q, p.oid FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text)
         JOIN pg_namespace n ON n.nspname = x.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = x.t
         CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) p(oid) WHERE x.m = 'sharded'),
-seq AS (SELECT DISTINCT s.seqrelid, t.q, s.seqincrement, s.seqmax, s.seqcycle,
+-- bound: owned by a column of a table, or used in its default. The others move, too: an application may call nextval() on them.
+ids AS (SELECT d.objid AS oid, true AS bound FROM t JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+        UNION ALL
+        SELECT d.refobjid, true FROM t JOIN pg_attrdef ad ON ad.adrelid = t.oid JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid AND d.refclassid = 'pg_class'::regclass
+        UNION ALL
+        SELECT c.oid, false FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'S' AND n.nspname <> 'shardplane' AND n.nspname NOT LIKE 'pg\_%'
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i', 'e'))),
+seq AS (SELECT s.seqrelid, s.seqincrement, s.seqmax, s.seqcycle, (SELECT bool_or(i.bound) FROM ids i WHERE i.oid = s.seqrelid) AS bound,
                coalesce((SELECT last_value FROM pg_sequences v JOIN pg_class sc ON sc.oid = s.seqrelid JOIN pg_namespace sn ON sn.oid = sc.relnamespace
                           WHERE v.schemaname = sn.nspname AND v.sequencename = sc.relname), s.seqstart) AS last
-          FROM t JOIN pg_depend d ON (d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i'))
-                 JOIN pg_sequence s ON s.seqrelid = d.objid
-        UNION
-        SELECT DISTINCT s.seqrelid, t.q, s.seqincrement, s.seqmax, s.seqcycle,
-               coalesce((SELECT last_value FROM pg_sequences v JOIN pg_class sc ON sc.oid = s.seqrelid JOIN pg_namespace sn ON sn.oid = sc.relnamespace
-                          WHERE v.schemaname = sn.nspname AND v.sequencename = sc.relname), s.seqstart)
-          FROM t JOIN pg_attrdef ad ON ad.adrelid = t.oid JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid AND d.refclassid = 'pg_class'::regclass
-                 JOIN pg_sequence s ON s.seqrelid = d.refobjid)
+          FROM pg_sequence s WHERE s.seqrelid IN (SELECT oid FROM ids))
 SELECT 'sequence_ordinal', 'error', 'keyspace', format('shard ordinal %s is not below the keyspace''s sequence_stride %s', o, f.f->>'stride'), 'make the keyspace with a larger sequence_stride'
   FROM f, jsonb_array_elements_text(f.f->'ordinals') AS o WHERE o::bigint >= (f.f->>'stride')::bigint AND EXISTS (SELECT FROM seq)
 UNION ALL
 SELECT 'sequence_direction', 'error', seqrelid::regclass::text, 'the sequence counts downward or cycles, so shards could issue the same value', 'use an ascending sequence without CYCLE'
-  FROM seq WHERE seqincrement < 1 OR seqcycle
+  FROM seq WHERE bound AND (seqincrement < 1 OR seqcycle)
+UNION ALL
+SELECT 'sequence_cycle', 'warning', seqrelid::regclass::text, 'the sequence cycles: each shard goes on with it by itself, and may issue the same value', 'nothing, unless its values must differ between shards'
+  FROM seq WHERE NOT bound AND seqcycle
 UNION ALL
 SELECT 'sequence_room', 'error', seqrelid::regclass::text, format('only %s values are left, in steps of %s', seqmax - last, f.f->>'stride'), 'change the sequence and its column to bigint'
-  FROM f, seq WHERE (seqmax - last) / (f.f->>'stride')::bigint < 10000
+  FROM f, seq WHERE (bound OR (seqincrement > 0 AND NOT seqcycle)) AND (seqmax - last) / (f.f->>'stride')::bigint < 10000
 
 -- name: preflight_target
 -- target; $1 tables with the source's partitions, $2 {"golden": ..., "collate", "ctype", "provider", "collversion", "extensions": {name: version}, "roles": [..]} of the source
