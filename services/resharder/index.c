@@ -66,12 +66,11 @@ static void choose(index_task_t *self)
     }
 }
 
-// What says that an object of that name is there. (42P16: a second primary key.)
-static bool is_there(const sp_error_t *err)
+// What says that the object is there. 42P16, of a primary key: the table has one already. The text says so in the server's language.
+static bool is_there(const plan_entry_t *e, const sp_error_t *err)
 {
     return strcmp(err->sqlstate, "42P07") == 0 || strcmp(err->sqlstate, "42710") == 0 ||
-           (strcmp(err->sqlstate, "42P16") == 0 &&
-            strstr(err->text, "multiple primary keys") != NULL);
+           (strcmp(err->sqlstate, "42P16") == 0 && e->contype == 'p');
 }
 
 static int make_one(index_task_t *self, const plan_entry_t *e, const char *sql, sp_error_t *err)
@@ -88,7 +87,7 @@ static int make_one(index_task_t *self, const plan_entry_t *e, const char *sql, 
         rc = sp_pg_exec(self->pg, "COMMIT", err);
         return rc == 0 ? sp_failpoint("index_after_commit", err) : rc;
     }
-    if (rc == SP_E_SQL_ERROR && is_there(&fault))
+    if (rc == SP_E_SQL_ERROR && is_there(e, &fault))
         return sp_pg_exec(self->pg, "ROLLBACK", err);
     if (err != NULL)
         *err = fault;
