@@ -1,6 +1,7 @@
 #include "common/pg/conninfo.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/buf.h"
@@ -37,6 +38,15 @@ static void add(sp_conninfo_t *self, const char *keyword, const char *value)
     self->keywords[self->n] = self->values[self->n] = NULL;
 }
 
+void sp_conninfo_ignore_environment(void)
+{
+    PQconninfoOption *all = PQconndefaults();
+    for (const PQconninfoOption *o = all; o != NULL && o->keyword != NULL; o++)
+        if (o->envvar != NULL)
+            unsetenv(o->envvar);
+    PQconninfoFree(all);
+}
+
 int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *application_name,
                      const char *search_path, bool replication, const char *const *more,
                      sp_error_t *err)
@@ -59,7 +69,7 @@ int sp_conninfo_make(sp_conninfo_t *self, const sp_dsn_t *dsn, const char *appli
     add(self, "port", self->port);
     add(self, "dbname", dsn->database);
     add(self, "user", dsn->user);
-    add(self, "password", dsn->password != NULL ? dsn->password : "");
+    add(self, "password", dsn->password);
     add(self, "sslmode", dsn->sslmode);
     add(self, "sslrootcert", dsn->sslrootcert);
     add(self, "sslcert", dsn->sslcert);

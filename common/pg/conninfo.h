@@ -9,6 +9,10 @@
 
 #define SP_CONNINFO_MAX 24
 
+// Takes libpq's variables (PGHOSTADDR, PGSERVICE, PGPASSWORD and so on) out of the environment: a connection is what its DSN says, and
+// libpq lets them fill in whatever a DSN leaves open. Call it before the first thread.
+void sp_conninfo_ignore_environment(void);
+
 typedef struct sp_conninfo {
     const char *keywords[SP_CONNINFO_MAX]; // NULL-terminated, for PQconnectStartParams
     const char *values[SP_CONNINFO_MAX];   // same places

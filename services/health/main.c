@@ -3,6 +3,7 @@
 
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
+#include "common/pg/conninfo.h"
 #include "services/health/health.h"
 
 static const sp_option_t rows[] = {
@@ -80,6 +81,7 @@ int main(int argc, char **argv)
         return 0;
     sp_log_setup("health", sp_config_str(config, "service_id"), sp_config_str(config, "log_level"),
                  sp_config_str(config, "log_format"));
+    sp_conninfo_ignore_environment();
     int rc = sp_failpoint_setup(&err);
     if (rc == SP_OK)
         rc = health_run(config, &err);

@@ -3,6 +3,7 @@
 
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
+#include "common/pg/conninfo.h"
 #include "services/manager/manager.h"
 
 int main(int argc, char **argv)
@@ -19,6 +20,7 @@ int main(int argc, char **argv)
         return 0;
     sp_log_setup("manager", sp_config_str(config, "service_id"), sp_config_str(config, "log_level"),
                  sp_config_str(config, "log_format"));
+    sp_conninfo_ignore_environment();
     int rc = sp_failpoint_setup(&err);
     if (rc == 0)
         rc = manager_run(config, &err);

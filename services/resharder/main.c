@@ -4,6 +4,7 @@
 
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
+#include "common/pg/conninfo.h"
 #include "services/resharder/resharder.h"
 
 static const sp_option_t rows[] = {
@@ -47,6 +48,7 @@ int main(int argc, char **argv)
     }
     sp_log_setup("resharder", sp_config_str(config, "service_id"),
                  sp_config_str(config, "log_level"), sp_config_str(config, "log_format"));
+    sp_conninfo_ignore_environment();
     int rc = sp_failpoint_setup(&err);
     if (rc == 0)
         rc = resharder_run(config, &err);

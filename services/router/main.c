@@ -3,6 +3,7 @@
 
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
+#include "common/pg/conninfo.h"
 #include "services/router/router.h"
 
 static const sp_option_t rows[] = {
@@ -71,6 +72,7 @@ int main(int argc, char **argv)
     }
     sp_log_setup("router", sp_config_str(config, "service_id"), sp_config_str(config, "log_level"),
                  sp_config_str(config, "log_format"));
+    sp_conninfo_ignore_environment();
     int rc = sp_failpoint_setup(&err);
     if (rc == 0)
         rc = router_run(config, &err);

@@ -8,6 +8,7 @@
 #include <poll.h>
 
 #include "common/base/clock.h"
+#include "common/pg/conninfo.h"
 #include "common/pg/pgoutput.h"
 #include "common/pg/pipe.h"
 #include "common/pg/replication.h"
@@ -577,6 +578,20 @@ static void nobody_there(void **state)
     sp_pipe_destroy(&pipe);
 }
 
+// ---- who else has a say
+
+static void environment_is_ignored(void **state)
+{
+    (void)state;
+    setenv("PGHOSTADDR", "127.9.9.9", 1); // nobody listens there
+    setenv("PGSERVICE", "none such", 1);
+    setenv("PGTARGETSESSIONATTRS", "standby", 1);
+    sp_conninfo_ignore_environment();
+    sp_pg_t *pg = fixture_open("shop_app", NULL);
+    exec_ok(pg, "SELECT 1");
+    sp_pg_close(&pg);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(deadlines_and_stops),
@@ -592,6 +607,7 @@ int main(void)
                                        cmocka_unit_test(changed_plan_is_made_again),
                                        cmocka_unit_test(lost_connections),
                                        cmocka_unit_test(late_answers),
-                                       cmocka_unit_test(nobody_there)};
+                                       cmocka_unit_test(nobody_there),
+                                       cmocka_unit_test(environment_is_ignored)};
     return cmocka_run_group_tests(tests, fixture_start, fixture_stop);
 }
