@@ -78,7 +78,8 @@ static void finish(forward_t *f)
     if (f->err.code != 0) {
         sp_answer_error(f->x, &f->err, NULL, NULL);
     } else {
-        sp_msg_shard_list_reply_t *list = decode_again(f->reply, &f->reply_bytes, f->x->arena);
+        sp_msg_shard_list_reply_t *list =
+            decode_again(&sp_schema_shard_list_reply, &f->reply_bytes, f->x->arena);
         const sp_msg_health_list_reply_t *health =
             decode_again(&sp_schema_health_list_reply, &f->health_bytes, f->x->arena);
         if (list == NULL) {
@@ -120,14 +121,15 @@ static void on_reply(void *arg, const sp_error_t *err, const sp_msg_envelope_t *
     forward_t *f = arg;
     f->err = *err;
     f->reply = schema;
-    f->pending--;
-    if (f->pending > 0) { // the body does not live until the verdicts are here
-        sp_wire_encode_msgpack(schema != NULL ? schema : &sp_schema_ack, body, &f->reply_bytes,
-                               NULL);
+    // The body does not live until the verdicts are here.
+    bool list = err->code == 0 && schema == &sp_schema_shard_list_reply;
+    if (list) {
+        sp_wire_encode_msgpack(schema, body, &f->reply_bytes, NULL);
+    }
+    if (--f->pending > 0) {
         return;
     }
-    if (f->schema == &sp_schema_shard_list && err->code == 0) {
-        sp_wire_encode_msgpack(schema, body, &f->reply_bytes, NULL);
+    if (list) {
         finish(f);
     } else if (err->code != 0) {
         const sp_msg_error_t *error = schema == &sp_schema_error ? body : NULL;

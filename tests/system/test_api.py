@@ -1,6 +1,8 @@
 """What operators and programs see: shards, health, events, metrics, the command line."""
 import json
+import os
 import re
+import signal
 import threading
 import time
 import urllib.request
@@ -62,6 +64,28 @@ def test_shards_and_their_health(cell):
     with pytest.raises(ApiError) as missing:
         cell.rig.api.get("/api/v1/shards/nothing-such/health")
     assert missing.value.status == 404
+
+
+def test_a_mute_manager_is_told_while_verdicts_are_waited_for(rig):
+    """The manager's time is up before that of the health service: an answer, and a gateway that goes on."""
+    gateway = rig.stack.service("gateway-2")
+    mute = [s.pidfile.pid() for kind in ("manager", "health") for s in rig.stack.of_kind(kind)]
+    rig.stack.stop(gateway.id)
+    rig.reconfigure("gateway", **{"gateway-2.request_timeout_ms": 200})
+    try:
+        rig.stack.start(gateway.id)
+        rig.stack.wait_for("all services", lambda: all(rig.api2.get("/health")["services"].values()), 15 * SLOW)
+        for pid in mute:
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(ApiError) as refused:
+            rig.api2.get("/api/v1/shards")
+        assert refused.value.code == "unavailable", refused.value
+    finally:
+        for pid in mute:
+            os.kill(pid, signal.SIGCONT)
+        rig.stack.stop(gateway.id)
+        rig.reconfigure("gateway")
+        rig.stack.start(gateway.id)
 
 
 def test_a_shard_that_owns_rows_cannot_be_deleted_and_an_empty_one_can(cell):
