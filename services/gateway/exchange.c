@@ -109,7 +109,9 @@ static bool begin(sp_http_t *self, sp_exchange_t *x, const char *method)
     }
     if (sp_framing_ambiguous(&f)) {
         // Two readers of such a request see two different requests: nothing behind it can be trusted either.
-        refuse(x, SP_E_MALFORMED, "Content-Length or Transfer-Encoding contradict each other",
+        refuse(x, SP_E_MALFORMED,
+               "the headers can be read in more than one way: Content-Length or Transfer-Encoding "
+               "contradict each other, or a header is not of the form `name: value`",
                true);
         return true;
     }
