@@ -3,7 +3,7 @@
 #include <ctype.h>
 #include <string.h>
 
-typedef enum { END, WORD, QUOTED, STRING, SEMICOLON, OPEN, CLOSE, OTHER } kind_t;
+typedef enum { END, WORD, QUOTED, ENCODED, STRING, SEMICOLON, OPEN, CLOSE, OTHER } kind_t;
 
 typedef struct lexer {
     sp_str_t sql; // text
@@ -81,6 +81,37 @@ static void take_quoted(lexer_t *l, int quote, bool escapes)
         l->at++;
 }
 
+// A string goes on behind white space and -- comments that hold the end of a line, under the rules of its beginning: what is plain to
+// us may be escaped to PostgreSQL.
+static bool take_continuation(lexer_t *l)
+{
+    bool line = false;
+    size_t ahead = 0;
+    for (int c; (c = peek(l, ahead)) >= 0; ahead++) {
+        if (c == '-' && peek(l, ahead + 1) == '-') {
+            while ((c = peek(l, ahead + 1)) >= 0 && c != '\n' && c != '\r')
+                ahead++;
+        } else if (c == '\n' || c == '\r') {
+            line = true;
+        } else if (c != ' ' && c != '\t' && c != '\f') {
+            break;
+        }
+    }
+    if (!line || peek(l, ahead) != '\'')
+        return false;
+    l->at += ahead + 1;
+    return true;
+}
+
+// Behind the opening quote of a string.
+static void take_string(lexer_t *l, bool escapes)
+{
+    do
+        take_quoted(l, '\'', escapes);
+    while (take_continuation(l));
+    l->kind = STRING;
+}
+
 // $tag$ ... $tag$ at the current byte; false when it is a parameter or an operator.
 static bool take_dollar(lexer_t *l)
 {
@@ -113,8 +144,12 @@ static void take_word(lexer_t *l)
     if (l->word[0] == 'u' && peek(l, 0) != '&')
         return;
     l->at += peek(l, 0) == '&' ? 2 : 1;
-    take_quoted(l, quote, escapes);
-    l->kind = quote == '"' ? QUOTED : STRING;
+    if (quote == '\'') {
+        take_string(l, escapes);
+    } else {
+        take_quoted(l, quote, false);
+        l->kind = ENCODED;
+    }
 }
 
 static void next(lexer_t *l)
@@ -126,10 +161,13 @@ static void next(lexer_t *l)
         l->kind = END;
     } else if (word_start(c)) {
         take_word(l);
-    } else if (c == '\'' || c == '"') {
+    } else if (c == '\'') {
+        l->at++;
+        take_string(l, false);
+    } else if (c == '"') {
         l->at++;
         take_quoted(l, c, false);
-        l->kind = c == '"' ? QUOTED : STRING;
+        l->kind = QUOTED;
     } else if (c == '$' && take_dollar(l)) {
         l->kind = STRING;
     } else if (isdigit(c)) {
@@ -163,6 +201,13 @@ static const char *const session_functions[] = {"set_config",
                                                 "pg_advisory_unlock_shared",
                                                 "pg_advisory_unlock_all",
                                                 NULL};
+// They run a text as a statement, which may call one of those.
+static const char *const text_functions[] = {"query_to_xml",
+                                             "query_to_xmlschema",
+                                             "query_to_xml_and_xmlschema",
+                                             "ts_stat",
+                                             "ts_rewrite",
+                                             NULL};
 // Words before ( that call nothing, and functions that change nothing. All else may write.
 static const char *const harmless[] = {"abs",
                                        "all",
@@ -292,10 +337,34 @@ static void skip_explain(lexer_t *l)
         next(l);
 }
 
+// A name that reaches the session, which outlives the transaction.
+static int refuse_name(const lexer_t *l, const sql_class_t *c, sp_error_t *err)
+{
+    if (l->kind == ENCODED)
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "U&\"...\" is not allowed: write the name as it is");
+    if (l->kind != WORD && l->kind != QUOTED)
+        return 0;
+    if (in_list(l->word, session_functions))
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "%s changes the session, which is shared by all requests", l->word);
+    if (in_list(l->word, text_functions))
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "%s runs a text as a statement: send it as one", l->word);
+    if (!c->read_keyword && strcmp(l->word, "pg_settings") == 0)
+        return sp_error_set(err, SP_E_INVALID_ARGUMENT,
+                            "an UPDATE of pg_settings changes the session, which is shared by all "
+                            "requests");
+    return 0;
+}
+
 // The rest of the statement: one statement only, nothing that outlives the transaction.
 static int scan_rest(lexer_t *l, sql_class_t *c, sp_error_t *err)
 {
     char before[64] = "";
+    int64_t depth = 0; // of parentheses
+    // SELECT was seen at depth 0: an INTO there is its own, also behind a column called `insert`.
+    bool selected = false;
     for (;; next(l)) {
         if (l->kind == END)
             return 0;
@@ -306,18 +375,20 @@ static int scan_rest(lexer_t *l, sql_class_t *c, sp_error_t *err)
                                     "one statement each: send several as an array");
             return 0;
         }
-        if (l->kind == WORD && in_list(l->word, writing_words))
+        depth += (l->kind == OPEN) - (l->kind == CLOSE);
+        bool word = l->kind == WORD, own_into = depth <= 0 && selected;
+        selected = selected || (word && depth <= 0 && strcmp(l->word, "select") == 0);
+        if (word && in_list(l->word, writing_words))
             c->read_keyword = false;
-        if (l->kind == WORD && strcmp(l->word, "into") == 0 && strcmp(before, "insert") != 0 &&
-            strcmp(before, "merge") != 0)
+        if (word && strcmp(l->word, "into") == 0 &&
+            (own_into || (strcmp(before, "insert") != 0 && strcmp(before, "merge") != 0)))
             return sp_error_set(err, SP_E_INVALID_ARGUMENT,
                                 "SELECT INTO makes a table: run it directly on the shards");
-        if ((l->kind == WORD || l->kind == QUOTED) && in_list(l->word, session_functions))
-            return sp_error_set(err, SP_E_INVALID_ARGUMENT,
-                                "%s changes the session, which is shared by all requests", l->word);
-        bool was_name = l->kind == WORD || l->kind == QUOTED,
-             known = l->kind == WORD && in_list(l->word, harmless);
-        memcpy(before, l->kind == WORD ? l->word : "", l->kind == WORD ? strlen(l->word) + 1 : 1);
+        int rc = refuse_name(l, c, err);
+        if (rc != 0)
+            return rc;
+        bool was_name = word || l->kind == QUOTED, known = word && in_list(l->word, harmless);
+        memcpy(before, word ? l->word : "", word ? strlen(l->word) + 1 : 1);
         if (was_name && !known) {
             lexer_t ahead = *l;
             next(&ahead);

@@ -15,7 +15,8 @@ typedef struct sql_class {
 } sql_class_t;
 
 // invalid_argument: not SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES, TABLE or EXPLAIN of these; more than one statement; SELECT INTO;
-// functions that change the session (a connection is shared by all requests).
+// what changes the session (a connection is shared by all requests): such functions, functions that run a text, a written pg_settings; names
+// as U&"", which could hide one of them. What the application's own functions do to the session nobody sees.
 int sql_classify(sp_str_t sql, sql_class_t *ret_class, sp_error_t *err);
 
 #endif
