@@ -53,7 +53,7 @@ typedef struct sp_pipe_request {
 // Copies dsn; connects at the first tick. SP_E_OUT_OF_MEMORY.
 int sp_pipe_new(sp_pipe_t **ret_self, const sp_dsn_t *dsn, const sp_pipe_options_t *options,
                 sp_error_t *err);
-// Ends all requests as a lost connection does, closes. NULL is fine. Not from inside a callback.
+// Ends all requests as if the connection were lost, closes. NULL is fine. Not from inside a callback.
 void sp_pipe_destroy(sp_pipe_t **self_p);
 
 int sp_pipe_fd(const sp_pipe_t *self); // -1: nothing to poll now. May change with every call

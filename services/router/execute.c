@@ -1,13 +1,10 @@
 #include "services/router/execute.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/clock.h"
-#include "common/base/failpoint.h"
-#include "common/base/log.h"
 #include "common/base/random.h"
 #include "common/owner/owner.h"
 #include "services/router/idempotency.h"
@@ -23,9 +20,8 @@ enum {
 
 // ---- the end
 
-void execute_finish(execution_t *e, int code)
+void execute_finish(execution_t *e)
 {
-    (void)code;
     if (e->parked)
         e->router->n_parked--;
     *e->link = e->next;
@@ -64,7 +60,7 @@ static void fail_at(execution_t *e, const sp_error_t *err, int64_t statement)
 {
     count_answer(e, err->code);
     answer_error(&e->request, err, statement);
-    execute_finish(e, err->code);
+    execute_finish(e);
 }
 
 void execute_fail(execution_t *e, const sp_error_t *err)
@@ -91,7 +87,7 @@ void execute_succeed(execution_t *e)
                                     .has_attempts = true};
     count_answer(e, 0);
     sp_request_reply(&e->request, &sp_schema_execute_reply, &reply);
-    execute_finish(e, 0);
+    execute_finish(e);
 }
 
 // ---- parking
@@ -170,7 +166,6 @@ void execute_wake(router_t *self, bool ring)
 
 void execute_stop(router_t *self)
 {
-    self->stopping = true;
     pools_destroy(&self->pools); // those on a connection learn how they ended
     while (self->executions != NULL) {
         sp_error_t err = {0};

@@ -58,7 +58,7 @@ void execute_handle(router_t *self, sp_request_t *request);
 void execute_tick(router_t *self);
 // A newer catalog: those that wait for a ring look again. Connections: those that wait for one do.
 void execute_wake(router_t *self, bool ring);
-// The service stops: closes all connections; every request is answered, with unavailable, cancelled or outcome_unknown.
+// The service stops: closes all connections; every request is answered, with unavailable or outcome_unknown.
 void execute_stop(router_t *self);
 
 // For idempotency.c
@@ -68,6 +68,6 @@ void execute_judge(execution_t *e, const sp_error_t *err, size_t statement); // 
 void execute_succeed(execution_t *e);                     // it is committed: answers with results
 void execute_fail(execution_t *e, const sp_error_t *err); // answers
 void execute_park(execution_t *e, const sp_error_t *why, bool waits_for_ring, int64_t wait_ms);
-void execute_finish(execution_t *e, int code); // bookkeeping and memory; the request is answered
+void execute_finish(execution_t *e); // bookkeeping and memory; the request is answered
 
 #endif

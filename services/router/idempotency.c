@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/base/log.h"
 #include "common/ring/hash.h"
 #include "schemas/route.h"
 
@@ -90,7 +89,7 @@ static void answer_stored(execution_t *e)
     }
     router_metrics_answered(&e->router->metrics, "execute", 0, e->request->received_mono_us);
     sp_request_reply(&e->request, &sp_schema_execute_reply, reply);
-    execute_finish(e, 0);
+    execute_finish(e);
 }
 
 static void on_looked_up(void *arg, const sp_error_t *err, size_t statement)

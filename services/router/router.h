@@ -37,7 +37,6 @@ typedef struct router {
     waiting_t *waiting;        // requests for keyspaces that are not known yet
     size_t n_waiting;          // count
     int64_t heartbeat_ms;      // when the feed's next heartbeat is due
-    bool stopping;             // no attempt is started any more
     atomic_bool has_catalog;   // for readiness
 } router_t;
 
