@@ -279,29 +279,27 @@ int execute_submit(execution_t *e, const sp_pipe_statement_t *statements, size_t
     return slot_submit(e->slot, &request, err);
 }
 
-// statement_timeout a little before the deadline, so that the answer is the server's and sure; NULL where the session's own will do.
-static const char *timeout_text(execution_t *e)
+size_t execute_timeout(execution_t *e, sp_pipe_statement_t *statement, const char **value)
 {
+    static const char sql[] = "SELECT pg_catalog.set_config('statement_timeout', $1, true)";
     int left = sp_clock_until_ms(e->deadline_ms);
     if (left > SESSION_TIMEOUT_MS - 2000 && left <= SESSION_TIMEOUT_MS)
-        return NULL;
+        return 0;
     snprintf(e->timeout, sizeof e->timeout, "%d", left > 40 ? left - 20 : left > 1 ? left : 1);
-    return e->timeout;
+    *value = e->timeout;
+    *statement = (sp_pipe_statement_t){sql, 1, value};
+    return 1;
 }
 
 // The client's statements with ours around them, in e->sent: [timeout] statements [assert].
 static size_t put_together(execution_t *e)
 {
     static const char assert_sql[] = "SELECT shardplane.assert_owner($1, $2)";
-    static const char timeout_sql[] = "SELECT pg_catalog.set_config('statement_timeout', $1, true)";
     const char **values = e->ours;
     sp_pipe_statement_t *s = e->sent;
-    size_t n = 0;
-    values[0] = timeout_text(e);
+    size_t n = execute_timeout(e, s, values);
     values[1] = e->keyspace.ptr;
     values[2] = e->key.ptr;
-    if (values[0] != NULL)
-        s[n++] = (sp_pipe_statement_t){timeout_sql, 1, values};
     e->first = n;
     memcpy(s + n, e->statements, e->n * sizeof *s);
     n += e->n;
@@ -426,7 +424,7 @@ static int check(execution_t *e, sp_error_t *err)
     if (e->idempotent && m->idempotency_key.len == 0)
         return sp_error_set(err, SP_E_INVALID_ARGUMENT, "idempotency_key is empty");
     e->statements = sp_arena_alloc(e->request->arena, e->n, sizeof *e->statements);
-    e->sent = sp_arena_alloc(e->request->arena, e->n + 3, sizeof *e->sent);
+    e->sent = sp_arena_alloc(e->request->arena, e->n + 4, sizeof *e->sent);
     e->ours = sp_arena_alloc(e->request->arena, 6, sizeof *e->ours);
     e->keyspace = sp_arena_str(e->request->arena, e->keyspace); // as a C string too
     if (e->statements == NULL || e->sent == NULL || e->ours == NULL || e->keyspace.ptr == NULL)

@@ -31,7 +31,7 @@ struct execution {
     results_t results;               // of this attempt
     // this attempt
     step_t step;               // what is on the connection
-    sp_pipe_statement_t *sent; // statements of the group, ours among them; room for n + 3
+    sp_pipe_statement_t *sent; // statements of the group, ours among them; room for n + 4
     const char **ours;         // parameters of ours; room for 6
     char timeout[16];          // one of them
     size_t first;              // place of the client's first one in it
@@ -62,6 +62,9 @@ void execute_wake(router_t *self, bool ring);
 void execute_stop(router_t *self);
 
 // For idempotency.c
+// Fills a statement that sets statement_timeout a little before the deadline, so that the answer is the server's and sure; how many: 0 where
+// the session's own will do. *value is its parameter.
+size_t execute_timeout(execution_t *e, sp_pipe_statement_t *statement, const char **value);
 int execute_submit(execution_t *e, const sp_pipe_statement_t *statements, size_t n, bool read_only,
                    sp_pipe_result_fn *on_result, sp_pipe_done_fn *done, sp_error_t *err);
 void execute_judge(execution_t *e, const sp_error_t *err, size_t statement); // an attempt failed

@@ -106,7 +106,7 @@ static void look_up(execution_t *e)
     static const char sql[] =
         "SELECT body_hash, reply FROM shardplane.requests WHERE key = $1 AND request_id = $2";
     sp_error_t err = {0};
-    const char **values = e->ours; // key, request id, hash, keyspace, key
+    const char **values = e->ours; // key, request id, hash, keyspace, key, timeout
     sp_pipe_statement_t *s = e->sent;
     s[0] = (sp_pipe_statement_t){sql, 2, values};
     s[1] = (sp_pipe_statement_t){"SELECT shardplane.assert_owner($1, $2)", 2, values + 3};
@@ -227,6 +227,7 @@ int idempotency_start(execution_t *e, sp_error_t *err)
     values[3] = e->keyspace.ptr;
     values[4] = e->key.ptr;
     s[n++] = (sp_pipe_statement_t){"BEGIN", 0, NULL};
+    n += execute_timeout(e, &s[n], &values[5]);
     s[n++] = (sp_pipe_statement_t){insert_sql, 3, values};
     e->first = n;
     memcpy(s + n, e->statements, e->n * sizeof *s);

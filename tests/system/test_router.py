@@ -5,6 +5,7 @@ import threading
 import time
 
 import msgpack
+import psycopg2
 import pytest
 import zmq
 
@@ -136,6 +137,20 @@ def test_idempotency_key(things):
     for t in threads:
         t.join()
     assert replies == [[[4]]] * 8
+
+
+def test_an_idempotency_key_keeps_to_the_deadline(things):
+    """The statement ends with it, and so do its locks; and it may last longer than the session's own limit."""
+    c = things.client
+    c.execute(1, [(INSERT, [1])])
+    with psycopg2.connect(things.shards["a"]["superuser_endpoint"]) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT FROM things WHERE k = 1 FOR UPDATE")
+        refused(c, "deadline_exceeded", 1, [(UPSERT, [2]), (UPSERT, [1])], idempotency_key="a", timeout_ms=500)
+        things.rig.stack.wait_for("the end of the statement", lambda: things.sql(
+            "a", "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == [(0,)], 2 * SLOW)
+    assert things.sql("a", "SELECT k, v FROM things") == [(1, 1)]
+    reply = c.execute(1, [("SELECT current_setting('statement_timeout')", [])], idempotency_key="b", timeout_ms=90000)
+    assert reply[3][0][4][0][0].startswith("89")
 
 
 def test_idempotency_moves_with_its_rows(things):
