@@ -70,9 +70,11 @@ void execute_fail(execution_t *e, const sp_error_t *err)
 
 void execute_succeed(execution_t *e)
 {
-    sp_error_t err = {0};
+    sp_error_t err = {0}, told = {0};
     if (results_check(&e->results, &err) != 0) {
-        execute_fail(e, &err);
+        // Not out_of_memory: who is told so tries again, and would do it twice.
+        sp_error_set(&told, SP_E_TOO_LARGE, "%s; whatever was written is committed", err.text);
+        execute_fail(e, &told);
         return;
     }
     sp_msg_execute_reply_t reply = {.shard_id = e->shard_id,

@@ -151,14 +151,11 @@ static void commit(execution_t *e)
                                     .has_attempts = true};
     const char **values = e->ours; // key, request id; the hash makes room for the reply
     sp_pipe_statement_t *s = e->sent;
-    int rc = results_check(&e->results, &err);
-    if (rc == 0)
-        rc = sp_wire_encode_msgpack(&sp_schema_execute_reply, &reply, &buf, &err);
-    if (rc == 0 && buf.len > STORED_MAX)
+    if (results_check(&e->results, &err) == 0 &&
+        sp_wire_encode_msgpack(&sp_schema_execute_reply, &reply, &buf, &err) == 0 &&
+        buf.len > STORED_MAX)
         sp_error_set(&err, SP_E_TOO_LARGE,
-                     "the reply to a request with an idempotency key is over %d bytes; nothing was "
-                     "changed",
-                     STORED_MAX);
+                     "the reply to a request with an idempotency key is over %d bytes", STORED_MAX);
     sp_value_t bytes = {.kind = SP_VALUE_BYTES, .u.s = {buf.data, buf.len}};
     if (err.code == 0)
         value_to_text(&bytes, arena, &values[2], &err);
@@ -173,7 +170,9 @@ static void commit(execution_t *e)
         return;
     }
     roll_back(e);
-    execute_fail(e, &err);
+    sp_error_t told = {0};
+    sp_error_set(&told, err.code, "%s; nothing was changed", err.text);
+    execute_fail(e, &told);
 }
 
 // ---- the transaction

@@ -249,8 +249,7 @@ int results_check(const results_t *self, sp_error_t *err)
         return no_memory(err);
     if (self->overflow)
         return sp_error_set(err, SP_E_TOO_LARGE,
-                            "the result is over %zu rows or %zu bytes: ask for less, with LIMIT; "
-                            "whatever was written is committed",
+                            "the result is over %zu rows or %zu bytes: ask for less, with LIMIT",
                             self->max_rows, self->max_bytes);
     return 0;
 }

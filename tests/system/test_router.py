@@ -153,6 +153,16 @@ def test_an_idempotency_key_keeps_to_the_deadline(things):
     assert reply[3][0][4][0][0].startswith("89")
 
 
+def test_a_result_that_is_too_large_says_what_became_of_the_write(things):
+    c = things.client
+    many = "SELECT generate_series(1, 100001)"
+    e = refused(c, "too_large", 1, [(INSERT, [1]), (many, [])])
+    assert "is committed" in str(e) and things.sql("a", "SELECT k FROM things") == [(1,)]
+    e = refused(c, "too_large", 2, [(INSERT, [2]), (many, [])], idempotency_key="a")
+    assert "nothing was changed" in str(e) and "is committed" not in str(e)
+    assert things.sql("a", "SELECT k FROM things") == [(1,)]
+
+
 def test_idempotency_moves_with_its_rows(things):
     c = things.client
     first = {k: c.execute(k, [(UPSERT, [k])], idempotency_key=f"r{k}") for k in range(1, 60)}
