@@ -58,8 +58,16 @@ static void answer_error(sp_request_t **request, const sp_error_t *err, int64_t 
 
 static void fail_at(execution_t *e, const sp_error_t *err, int64_t statement)
 {
-    count_answer(e, err->code);
-    answer_error(&e->request, err, statement);
+    sp_error_t told = *err;
+    // Whatever ended the later attempts says nothing about the first one.
+    if (e->unknown && err->code != SP_E_OUTCOME_UNKNOWN) {
+        sp_error_set(&told, SP_E_OUTCOME_UNKNOWN,
+                     "a commit was lost, and the idempotency key could not be looked up: %s",
+                     err->text);
+        statement = -1;
+    }
+    count_answer(e, told.code);
+    answer_error(&e->request, &told, statement);
     execute_finish(e);
 }
 
@@ -104,12 +112,7 @@ void execute_park(execution_t *e, const sp_error_t *why, bool waits_for_ring, in
         e->slot = NULL;
     }
     if (now >= e->deadline_ms || r->n_parked >= (size_t)sp_config_int(r->config, "max_parked")) {
-        sp_error_t err = *why;
-        if (e->unknown)
-            sp_error_set(&err, SP_E_OUTCOME_UNKNOWN,
-                         "a commit was lost, and the idempotency key could not be looked up before "
-                         "the deadline");
-        execute_fail(e, &err);
+        execute_fail(e, why);
         return;
     }
     // While the service stops, it waits for execute_stop() to end it: its connections are going.
@@ -146,10 +149,6 @@ void execute_tick(router_t *self)
             continue;
         if (now >= e->deadline_ms) {
             sp_error_t err = e->last;
-            if (e->unknown)
-                sp_error_set(&err, SP_E_OUTCOME_UNKNOWN,
-                             "a commit was lost, and the idempotency key could not be looked up "
-                             "before the deadline");
             execute_fail(e, &err);
         } else if (now >= e->wake_ms) {
             unpark(e);
@@ -173,8 +172,7 @@ void execute_stop(router_t *self)
         sp_error_t err = {0};
         execution_t *e = self->executions;
         // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): each end takes itself off the list
-        sp_error_set(&err, e->unknown ? SP_E_OUTCOME_UNKNOWN : SP_E_UNAVAILABLE,
-                     "the router is stopping");
+        sp_error_set(&err, SP_E_UNAVAILABLE, "the router is stopping");
         execute_fail(e, &err);
     }
 }

@@ -49,7 +49,7 @@ struct execution {
     int backoff;                  // times parked for the same cause
     int conflicts;                // serialization failures
     sp_error_t last;              // why it was parked
-    bool unknown;                 // a COMMIT was lost; the idempotency key decides
+    bool unknown;                 // a COMMIT was lost; the idempotency key has not decided yet
     char body_hash[EXECUTE_HASH]; // with an idempotency key
 };
 

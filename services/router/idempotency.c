@@ -74,6 +74,7 @@ static void answer_stored(execution_t *e)
         execute_judge(e, &err, 0); // moved away meanwhile: again from the start
         return;
     }
+    e->unknown = false;
     if (!sp_str_eqz(row->u.list.items[0].u.s, e->body_hash))
         sp_error_set(&err, SP_E_IDEMPOTENCY_MISMATCH,
                      "the idempotency key was used before with another request");
@@ -122,11 +123,13 @@ static void look_up(execution_t *e)
 static void on_committed(void *arg, const sp_error_t *err, size_t statement)
 {
     execution_t *e = arg;
-    (void)statement;
     if (err->code == 0) {
         execute_succeed(e);
         return;
     }
+    // The session ended inside COMMIT: a server that panics there may find it in its log when it starts again.
+    if (err->code == SP_E_UNAVAILABLE && statement > 0)
+        e->unknown = true;
     if (slot_up(e->slot)) // COMMIT that failed has ended it already; ROLLBACK is then but a warning
         roll_back(e);
     execute_judge(e, err, SIZE_MAX);
@@ -187,6 +190,9 @@ static void on_run_result(void *arg, size_t index, const PGresult *result)
 static void on_run(void *arg, const sp_error_t *err, size_t statement)
 {
     execution_t *e = arg;
+    // Behind the row's INSERT: there was none, so a commit that was lost before did not happen.
+    if (err->code == 0 || (err->sqlstate[0] != 0 && statement >= e->first))
+        e->unknown = false;
     if (err->code == 0) {
         commit(e);
         return;

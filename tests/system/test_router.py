@@ -163,6 +163,32 @@ def test_a_result_that_is_too_large_says_what_became_of_the_write(things):
     assert things.sql("a", "SELECT k FROM things") == [(1,)]
 
 
+def test_a_lost_commit_stays_unknown_until_its_key_was_looked_up(things):
+    """The connection is lost inside COMMIT, and the attempt that should decide waits for a lock until the deadline."""
+    things.sql("a", """CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(20); RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON things DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle()""")
+    told = []
+
+    def write():
+        c = RouteClient(things.rig.router_endpoints[:1], things.name)
+        told.append(refused(c, "outcome_unknown", 1, [(INSERT, [1])], idempotency_key="a", timeout_ms=4000))
+        c.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    pid = things.rig.stack.wait_for("the commit", lambda: things.sql("a", sleeping), 10 * SLOW)[0][0]
+    with psycopg2.connect(things.shards["a"]["superuser_endpoint"]) as holder, holder.cursor() as cursor:
+        locker = threading.Thread(target=cursor.execute, args=("LOCK shardplane.requests",))
+        locker.start()
+        things.rig.stack.wait_for("the lock to be queued", lambda: things.sql(
+            "a", "SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"), 10 * SLOW)
+        things.sql("a", f"SELECT pg_terminate_backend({pid})")
+        locker.join()
+        writer.join()
+    assert told and "commit was lost" in str(told[0])
+
+
 def test_idempotency_moves_with_its_rows(things):
     c = things.client
     first = {k: c.execute(k, [(UPSERT, [k])], idempotency_key=f"r{k}") for k in range(1, 60)}
