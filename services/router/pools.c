@@ -277,6 +277,15 @@ static void keep_or_open(shard_pools_t *self, sp_str_t shard_id, int replica, sp
     self->first = made;
 }
 
+// It lacked something when its shard was given keys: nobody knows what else it will show, or when.
+static bool is_ineligible(const sp_msg_catalog_shard_t *shard, size_t replica)
+{
+    for (size_t i = 0; i < shard->ineligible_replicas.n; i++)
+        if (shard->ineligible_replicas.items[i] == (int64_t)replica)
+            return true;
+    return false;
+}
+
 void pools_update(shard_pools_t *self, const sp_catalog_t *catalog)
 {
     for (pool_t *p = self->first; p != NULL; p = p->next)
@@ -288,7 +297,8 @@ void pools_update(shard_pools_t *self, const sp_catalog_t *catalog)
             continue;
         keep_or_open(self, s->id, -1, s->primary);
         for (size_t r = 0; r < s->replicas.n; r++)
-            keep_or_open(self, s->id, (int)r, s->replicas.items[r]);
+            if (!is_ineligible(s, r))
+                keep_or_open(self, s->id, (int)r, s->replicas.items[r]);
     }
     for (pool_t *p = self->first; p != NULL; p = p->next)
         if (!p->kept && p->retired_ms == 0)

@@ -30,7 +30,7 @@ void pools_update(shard_pools_t *self, const sp_catalog_t *catalog);
 void pools_tick(shard_pools_t *self); // each 10 ms or so
 void pools_measure(shard_pools_t *self, router_metrics_t *metrics);
 
-// The primary's pool, or that of a replica with a live connection, else NULL.
+// The primary's pool, or that of an eligible replica with a live connection, else NULL.
 pool_t *pools_primary(shard_pools_t *self, sp_str_t shard_id);
 pool_t *pools_replica(shard_pools_t *self, sp_str_t shard_id);
 

@@ -9,6 +9,7 @@ import pytest
 from harness import catalog
 from harness.rig import FOLDER, SLOW, Reviver, Rig
 from harness.sql import query
+from ledger.route_client import RouteClient
 
 from test_slot import break_job, hold_in_deltasync, split_to_the_end
 
@@ -117,6 +118,15 @@ def test_a_replica_that_is_behind_is_not_eligible(cell):
                 received = ask(replica(cell, letter), "SELECT pg_last_wal_receive_lsn()")[0][0]
                 assert cell.sql(letter, f"SELECT pg_current_wal_flush_lsn() > '{received}'") == [(True,)], "it was not behind at all"
         cell.finalize()
+        # It does not answer eventual reads either: it has not got the rows that its shard was given.
+        client = RouteClient(cell.rig.router_endpoints, cell.name)
+        seen = {}
+        for key in range(1, 60):
+            reply = client.execute(key, [("SELECT id FROM customers WHERE id = $1", [key])], consistency=2)
+            assert reply[3][0][4] == [[key]], (key, reply)
+            seen.setdefault(reply[1][-1], set()).add(reply[4])
+        client.close()
+        assert seen == {"b": {"replica"}, "c": {"primary"}}, seen
         # A new leader, and whatever it writes, does not make them eligible.
         cell.rig.lead_with("")
         assert ineligible(cell) == {"a": [0], "b": [], "c": [0]}
