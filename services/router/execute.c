@@ -236,7 +236,11 @@ void execute_judge(execution_t *e, const sp_error_t *err, size_t statement)
 {
     int64_t place =
         statement >= e->first && statement < e->first + e->n ? (int64_t)(statement - e->first) : -1;
-    if (strcmp(err->sqlstate, "SHP01") == 0) {
+    if (e->on_replica && err->code == SP_E_SQL_ERROR) {
+        // The primary's word counts: a replica may lack a row, a table or a whole move.
+        e->primary_only = true;
+        retry(e, err, false, 0, "replica");
+    } else if (strcmp(err->sqlstate, "SHP01") == 0) {
         judge_refusal(e, err, place);
     } else if (err->code == SP_E_UNAVAILABLE) {
         retry(e, err, false, backoff(e), "unavailable");
@@ -291,20 +295,24 @@ size_t execute_timeout(execution_t *e, sp_pipe_statement_t *statement, const cha
     return 1;
 }
 
-// The client's statements with ours around them, in e->sent: [timeout] statements [assert].
+// The client's statements with ours around them, in e->sent: [timeout] [read only] statements assert. A replica is asked, too, whether its
+// shard owns the key: it may be behind a cutover, or another shard's.
 static size_t put_together(execution_t *e)
 {
     static const char assert_sql[] = "SELECT shardplane.assert_owner($1, $2)";
+    static const char read_only_sql[] =
+        "SELECT pg_catalog.set_config('transaction_read_only', 'on', true)";
     const char **values = e->ours;
     sp_pipe_statement_t *s = e->sent;
     size_t n = execute_timeout(e, s, values);
+    if (e->eventual && !e->on_replica) // whose sessions are read-only anyway
+        s[n++] = (sp_pipe_statement_t){read_only_sql, 0, NULL};
     values[1] = e->keyspace.ptr;
     values[2] = e->key.ptr;
     e->first = n;
     memcpy(s + n, e->statements, e->n * sizeof *s);
     n += e->n;
-    if (!e->on_replica)
-        s[n++] = (sp_pipe_statement_t){assert_sql, 2, values + 1};
+    s[n++] = (sp_pipe_statement_t){assert_sql, 2, values + 1};
     return n;
 }
 
@@ -339,7 +347,7 @@ static int choose(execution_t *e, pool_t **ret_pool, sp_error_t *err)
         e->backoff = 0;
     }
     e->ring_version = router_ring_version(k);
-    pool_t *pool = e->eventual ? pools_replica(e->router->pools, id) : NULL;
+    pool_t *pool = e->eventual && !e->primary_only ? pools_replica(e->router->pools, id) : NULL;
     e->on_replica = pool != NULL;
     *ret_pool = pool != NULL ? pool : pools_primary(e->router->pools, id);
     return 0;
@@ -395,7 +403,7 @@ static int convert(execution_t *e, size_t i, sp_str_t sql, const sp_value_t *par
     if (e->eventual && (!class.read_keyword || e->n > 1))
         return sp_error_set(err, SP_E_INVALID_ARGUMENT,
                             "an eventual request is one read-only statement");
-    e->surely_reads = e->surely_reads && class.surely_reads;
+    e->surely_reads = e->eventual || (e->surely_reads && class.surely_reads);
     return 0;
 }
 

@@ -28,6 +28,7 @@ struct execution {
     bool eventual;                   // asked for a replica
     bool idempotent;                 // has an idempotency key
     bool surely_reads;               // losing it changes nothing
+    bool primary_only;               // eventual, and a replica could not answer
     results_t results;               // of this attempt
     // this attempt
     step_t step;               // what is on the connection

@@ -68,13 +68,25 @@ def ineligible(cell):
             for letter, s in cell.shards.items()}
 
 
-def wait_level(cell):
+def wait_level(cell, letters="abc"):
     """Until each replica has everything that its primary has."""
-    for letter in cell.shards:
+    for letter in letters:
         lsn = cell.sql(letter, "SELECT pg_current_wal_flush_lsn()")[0][0]
         other = replica(cell, letter)
         cell.rig.stack.wait_for(f"{other.name} to reach {lsn}",
                                 lambda c=other, at=lsn: ask(c, f"SELECT pg_last_wal_replay_lsn() >= '{at}'") == [(True,)], 30 * SLOW)
+
+
+def eventual_reads(cell):
+    """{shard's letter: what answered}. Every customer is found."""
+    client = RouteClient(cell.rig.router_endpoints, cell.name)
+    seen = {}
+    for key in range(1, 60):
+        reply = client.execute(key, [("SELECT id FROM customers WHERE id = $1", [key])], consistency=2)
+        assert reply[3][0][4] == [[key]], (key, reply)
+        seen.setdefault(reply[1][-1], set()).add(reply[4])
+    client.close()
+    return seen
 
 
 def rows(cell, letter, table):
@@ -119,18 +131,28 @@ def test_a_replica_that_is_behind_is_not_eligible(cell):
                 assert cell.sql(letter, f"SELECT pg_current_wal_flush_lsn() > '{received}'") == [(True,)], "it was not behind at all"
         cell.finalize()
         # It does not answer eventual reads either: it has not got the rows that its shard was given.
-        client = RouteClient(cell.rig.router_endpoints, cell.name)
-        seen = {}
-        for key in range(1, 60):
-            reply = client.execute(key, [("SELECT id FROM customers WHERE id = $1", [key])], consistency=2)
-            assert reply[3][0][4] == [[key]], (key, reply)
-            seen.setdefault(reply[1][-1], set()).add(reply[4])
-        client.close()
-        assert seen == {"b": {"replica"}, "c": {"primary"}}, seen
+        wait_level(cell, "b")
+        assert eventual_reads(cell) == {"b": {"replica"}, "c": {"primary"}}
         # A new leader, and whatever it writes, does not make them eligible.
         cell.rig.lead_with("")
         assert ineligible(cell) == {"a": [0], "b": [], "c": [0]}
     wait_level(cell)
+
+
+def test_a_replica_that_has_not_replayed_a_move_does_not_answer_for_it(cell):
+    """It has flushed all of it, and so is eligible; but who reads there finds the time before."""
+    ask(replica(cell, "c"), "SELECT pg_wal_replay_pause()")
+    try:
+        cell.split()
+        cell.wait("completed")
+        assert ineligible(cell) == {"a": [], "b": [], "c": []}
+        wait_level(cell, "b")
+        assert eventual_reads(cell) == {"b": {"replica"}, "c": {"primary"}}
+    finally:
+        ask(replica(cell, "c"), "SELECT pg_wal_replay_resume()")
+    wait_level(cell)
+    assert eventual_reads(cell) == {"b": {"replica"}, "c": {"replica"}}
+    cell.finalize()
 
 
 def test_a_replica_that_freezes_inside_the_fence_holds_up_nobody(cell):

@@ -86,6 +86,11 @@ def test_eventual_reads_fall_back_to_the_primary(things):
     assert reply[3][0][4] == [[1]] and reply[4] == "primary"  # the cell has no replicas
     refused(c, "invalid_argument", 1, [("UPDATE things SET v = 2", [])], consistency=2)
     refused(c, "invalid_argument", 1, [("SELECT 1", []), ("SELECT 2", [])], consistency=2)
+    # Nothing is written there, as nothing would be on a replica: who loses the answer asks again.
+    things.sql("a", "CREATE FUNCTION sly() RETURNS bigint LANGUAGE sql AS 'INSERT INTO things (k, v) VALUES (2, 2) RETURNING k'")
+    e = refused(c, "sql_error", 1, [("SELECT sly()", [])], consistency=2)
+    assert e.details["sqlstate"] == "25006"
+    assert things.sql("a", "SELECT k FROM things") == [(1,)]
 
 
 def test_limits(things):
