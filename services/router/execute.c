@@ -1,5 +1,6 @@
 #include "services/router/execute.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,8 @@ enum {
     SESSION_TIMEOUT_MS = 30000, // statement_timeout of the connections
     PARK_BASE_MS = 5,
     PARK_CAP_MS = 100,
-    CONFLICTS = 8, // serialization failures that are tried again
+    NO_POLL_MS = 1000000, // longer than any deadline
+    CONFLICTS = 8,        // serialization failures that are tried again
 };
 
 // ---- the end
@@ -24,6 +26,7 @@ void execute_finish(execution_t *e)
 {
     if (e->parked)
         e->router->n_parked--;
+    pool_waiter_leave(&e->waiter);
     *e->link = e->next;
     if (e->next != NULL)
         e->next->link = e->link;
@@ -134,8 +137,22 @@ static void unpark(execution_t *e)
 {
     e->parked = false;
     e->router->n_parked--;
+    pool_waiter_leave(&e->waiter);
     e->parked_ms += sp_clock_mono_ms() - e->parked_since_ms;
     start(e);
+}
+
+// Why no connection of the pool can be had; NULL: there is none.
+static void tell_no_connection(const execution_t *e, const pool_t *pool, sp_error_t *err)
+{
+    const char *fault =
+        pool != NULL ? pool_fault(pool) : "the router has no connection string for it";
+    if (fault[0] != 0)
+        sp_error_set(err, SP_E_UNAVAILABLE, "shard " SP_STR_FMT " is not reachable: %.300s",
+                     SP_STR_ARG(e->shard_id), fault);
+    else
+        sp_error_set(err, SP_E_UNAVAILABLE, "all connections to shard " SP_STR_FMT " are busy",
+                     SP_STR_ARG(e->shard_id));
 }
 
 void execute_tick(router_t *self)
@@ -149,6 +166,8 @@ void execute_tick(router_t *self)
             continue;
         if (now >= e->deadline_ms) {
             sp_error_t err = e->last;
+            if (e->waiter.link != NULL) // the reason may have changed while it waited
+                tell_no_connection(e, pools_primary(self->pools, e->shard_id), &err);
             execute_fail(e, &err);
         } else if (now >= e->wake_ms) {
             unpark(e);
@@ -156,13 +175,18 @@ void execute_tick(router_t *self)
     }
 }
 
-void execute_wake(router_t *self, bool ring)
+void execute_wake(router_t *self)
 {
     for (execution_t *e = self->executions, *next; e != NULL && self->n_parked > 0; e = next) {
         next = e->next;
-        if (e->parked && e->waits_for_ring == ring)
+        if (e->parked && e->waits_for_ring)
             unpark(e);
     }
+}
+
+void execute_served(pool_waiter_t *waiter)
+{
+    unpark((execution_t *)((char *)waiter - offsetof(execution_t, waiter)));
 }
 
 void execute_stop(router_t *self)
@@ -316,22 +340,6 @@ static size_t put_together(execution_t *e)
     return n;
 }
 
-static void no_connection(execution_t *e, const pool_t *pool)
-{
-    sp_error_t err = {0};
-    const char *fault =
-        pool != NULL ? pool_fault(pool) : "the router has no connection string for it";
-    if (fault[0] != 0) {
-        sp_error_set(&err, SP_E_UNAVAILABLE, "shard " SP_STR_FMT " is not reachable: %.300s",
-                     SP_STR_ARG(e->shard_id), fault);
-        execute_park(e, &err, false, backoff(e));
-    } else {
-        sp_error_set(&err, SP_E_UNAVAILABLE, "all connections to shard " SP_STR_FMT " are busy",
-                     SP_STR_ARG(e->shard_id));
-        execute_park(e, &err, false, PARK_BASE_MS);
-    }
-}
-
 // Chooses shard and connection by the ring of now.
 static int choose(execution_t *e, pool_t **ret_pool, sp_error_t *err)
 {
@@ -364,9 +372,10 @@ static void start(execution_t *e)
         execute_fail(e, &err);
         return;
     }
-    e->slot = pool != NULL ? pool_pick(pool, e->idempotent) : NULL;
-    if (e->slot == NULL) {
-        no_connection(e, pool);
+    e->slot = pool != NULL ? pool_pick(pool, e->idempotent, &e->waiter) : NULL;
+    if (e->slot == NULL) { // it stands in the pool's queue, where there is a pool
+        tell_no_connection(e, pool, &err);
+        execute_park(e, &err, false, pool != NULL ? NO_POLL_MS : backoff(e));
         return;
     }
     e->attempts++;

@@ -41,6 +41,7 @@ struct execution {
     int64_t ring_version;      // of the ring that chose it
     bool on_replica;           // endpoint
     // between attempts
+    pool_waiter_t waiter;         // place in the queue for a connection
     bool parked;                  // waits
     bool waits_for_ring;          // a newer ring ends it
     int64_t wake_ms;              // monotonic
@@ -57,8 +58,10 @@ struct execution {
 void execute_handle(router_t *self, sp_request_t *request);
 // Parked ones whose time has come, or whose deadline has passed. Each tick.
 void execute_tick(router_t *self);
-// A newer catalog: those that wait for a ring look again. Connections: those that wait for one do.
-void execute_wake(router_t *self, bool ring);
+// A newer catalog: those that wait for a ring look again.
+void execute_wake(router_t *self);
+// A connection has room for the one that waited longest (pools_options_t).
+void execute_served(pool_waiter_t *waiter);
 // The service stops: closes all connections; every request is answered, with unavailable or outcome_unknown.
 void execute_stop(router_t *self);
 

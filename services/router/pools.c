@@ -19,6 +19,11 @@ struct slot {
     bool was_up;     // at the last look
 };
 
+typedef struct queue {
+    pool_waiter_t *head;  // has waited longest
+    pool_waiter_t **tail; // where the next one goes
+} queue_t;
+
 struct pool {
     shard_pools_t *owner; // all pools
     pool_t *next;         // in the owner's list
@@ -32,7 +37,8 @@ struct pool {
     slot_t *slots;        // pool_size of them; pipe NULL: not opened
     int64_t retired_ms;   // 0: in use
     bool kept;            // scratch of pools_update
-    bool wanted;          // pool_pick found no room since the last tick
+    queue_t queues[2];    // for room; for a connection alone
+    bool serving;         // the first of a queue picks
 };
 
 struct shard_pools {
@@ -43,6 +49,7 @@ struct shard_pools {
 // ---- one connection in the loop
 
 static void slot_watch(slot_t *self);
+static void serve(pool_t *self);
 
 static int on_ready(zloop_t *loop, zmq_pollitem_t *item, void *arg)
 {
@@ -51,6 +58,7 @@ static int on_ready(zloop_t *loop, zmq_pollitem_t *item, void *arg)
     slot_t *self = arg;
     sp_pipe_ready(self->pipe);
     slot_watch(self);
+    serve(self->pool);
     return 0;
 }
 
@@ -121,10 +129,34 @@ static void slot_close(slot_t *self)
     sp_pipe_destroy(&self->pipe);
 }
 
+// ---- those who wait
+
+static void enqueue(queue_t *self, pool_waiter_t *waiter)
+{
+    *waiter = (pool_waiter_t){.link = self->tail, .tail = &self->tail};
+    *self->tail = waiter;
+    self->tail = &waiter->next;
+}
+
+void pool_waiter_leave(pool_waiter_t *waiter)
+{
+    if (waiter->link == NULL)
+        return;
+    *waiter->link = waiter->next;
+    if (waiter->next != NULL)
+        waiter->next->link = waiter->link;
+    else
+        *waiter->tail = waiter->link;
+    *waiter = (pool_waiter_t){0};
+}
+
 // ---- one server
 
 static void pool_destroy(pool_t *self)
 {
+    for (int alone = 0; alone < 2; alone++)
+        while (self->queues[alone].head != NULL)
+            pool_waiter_leave(self->queues[alone].head);
     for (size_t i = 0; self->slots != NULL && i < self->owner->options.pool_size; i++)
         slot_close(&self->slots[i]);
     free(self->slots);
@@ -140,6 +172,8 @@ static pool_t *pool_new(shard_pools_t *owner, sp_str_t shard_id, int replica, sp
         return NULL;
     self->owner = owner;
     self->replica = replica;
+    for (int alone = 0; alone < 2; alone++)
+        self->queues[alone].tail = &self->queues[alone].head;
     snprintf(self->shard_id, sizeof self->shard_id, SP_STR_FMT, SP_STR_ARG(shard_id));
     self->sealed = strndup(sealed.ptr != NULL ? sealed.ptr : "", sealed.len);
     self->slots = calloc(owner->options.pool_size, sizeof *self->slots);
@@ -170,30 +204,72 @@ static size_t reserved(const pools_options_t *o)
     return o->pool_size >= 4 ? o->pool_size / 4 : o->pool_size > 1;
 }
 
-slot_t *pool_pick(pool_t *self, bool alone)
+// The connection with the fewest requests that has room for one more, or NULL.
+static slot_t *best_slot(const pool_t *self, bool alone)
 {
     const pools_options_t *o = &self->owner->options;
-    slot_t *best = NULL, *unopened = NULL;
+    slot_t *best = NULL;
     size_t least = alone ? 1 : o->depth, n = alone ? o->pool_size : o->pool_size - reserved(o);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && least > 0; i++) {
         slot_t *s = &self->slots[alone ? n - 1 - i : i]; // the reserved ones are the last
-        if (s->pipe == NULL && unopened == NULL)
-            unopened = s;
         if (!slot_up(s) || s->alone || sp_pipe_depth(s->pipe) >= least)
             continue;
         least = sp_pipe_depth(s->pipe);
         best = s;
-        if (least == 0)
-            break;
     }
+    return best;
+}
+
+static void open_one_more(pool_t *self, bool alone)
+{
+    const pools_options_t *o = &self->owner->options;
+    size_t n = alone ? o->pool_size : o->pool_size - reserved(o);
+    for (size_t i = 0; i < n; i++) {
+        slot_t *s = &self->slots[alone ? n - 1 - i : i];
+        if (s->pipe == NULL) {
+            slot_open(s);
+            return;
+        }
+    }
+}
+
+slot_t *pool_pick(pool_t *self, bool alone, pool_waiter_t *waiter)
+{
+    bool behind = self->queues[alone].head != NULL && !self->serving;
+    slot_t *best = behind ? NULL : best_slot(self, alone);
     // All are busy: one more, for the next ones.
-    if ((best == NULL || least > 0) && unopened != NULL)
-        slot_open(unopened);
+    if (best == NULL || sp_pipe_depth(best->pipe) > 0)
+        open_one_more(self, alone);
     if (best == NULL)
-        self->wanted = true;
+        enqueue(&self->queues[alone], waiter);
     else
         best->alone = alone;
     return best;
+}
+
+static void serve_first(pool_t *self, bool alone)
+{
+    pool_waiter_t *first = self->queues[alone].head;
+    pool_waiter_leave(first);
+    self->serving = true;
+    self->owner->options.served(first);
+    self->serving = false;
+}
+
+// In the order in which they came, as long as there is room.
+static void serve(pool_t *self)
+{
+    for (int alone = 1; alone >= 0; alone--)
+        while (self->queues[alone].head != NULL && best_slot(self, alone) != NULL)
+            serve_first(self, alone);
+}
+
+// All of them, to look for another pool.
+static void dismiss(pool_t *self)
+{
+    for (int alone = 0; alone < 2; alone++)
+        while (self->queues[alone].head != NULL)
+            serve_first(self, alone);
 }
 
 const char *pool_fault(const pool_t *self)
@@ -215,11 +291,9 @@ static bool pool_idle(const pool_t *self)
     return true;
 }
 
-// Drives all connections; true when one came up, or when somebody waited for room.
-static bool pool_tick(pool_t *self)
+// Drives all connections.
+static void pool_tick(pool_t *self)
 {
-    bool room = self->wanted;
-    self->wanted = false;
     for (size_t i = 0; i < self->owner->options.pool_size; i++) {
         slot_t *s = &self->slots[i];
         if (s->pipe == NULL)
@@ -231,10 +305,9 @@ static bool pool_tick(pool_t *self)
             sp_log(up ? SP_LOG_DEBUG : SP_LOG_WARN, up ? "POOL-UP" : "POOL-DOWN", "shard",
                    self->shard_id, "endpoint", self->replica < 0 ? "primary" : "replica", "error",
                    up ? NULL : sp_pipe_fault(s->pipe), NULL);
-        room = room || (up && !s->was_up);
         s->was_up = up;
     }
-    return room;
+    serve(self);
 }
 
 // ---- all of them
@@ -303,15 +376,19 @@ void pools_update(shard_pools_t *self, const sp_catalog_t *catalog)
     for (pool_t *p = self->first; p != NULL; p = p->next)
         if (!p->kept && p->retired_ms == 0)
             p->retired_ms = sp_clock_mono_ms();
+    for (pool_t *p = self->first; p != NULL; p = p->next)
+        if (p->retired_ms != 0)
+            dismiss(p);
 }
 
 void pools_tick(shard_pools_t *self)
 {
-    bool room = false;
     int64_t now = sp_clock_mono_ms();
     for (pool_t **at = &self->first; *at != NULL;) {
         pool_t *p = *at;
-        room = pool_tick(p) || room;
+        pool_tick(p);
+        if (p->replica >= 0 && pool_fault(p)[0] != 0)
+            dismiss(p); // the primary, or another replica, will do
         if (p->retired_ms != 0 && (pool_idle(p) || now > p->retired_ms + RETIRE_MS)) {
             *at = p->next;
             pool_destroy(p);
@@ -319,8 +396,6 @@ void pools_tick(shard_pools_t *self)
             at = &p->next;
         }
     }
-    if (room && self->options.freed != NULL)
-        self->options.freed(self->options.arg);
 }
 
 pool_t *pools_primary(shard_pools_t *self, sp_str_t shard_id)

@@ -157,7 +157,7 @@ static void take_catalog(router_t *self)
     rings_publish(self, before);
     sp_catalog_unref(&before);
     if (rings)
-        execute_wake(self, true);
+        execute_wake(self);
     waiting_wake(self);
 }
 
@@ -205,11 +205,6 @@ static int on_measure(zloop_t *loop, int timer, void *arg)
     (void)timer;
     measure(arg);
     return 0;
-}
-
-static void on_freed(void *arg)
-{
-    execute_wake(arg, false);
 }
 
 static int on_signal(void *arg, int signo)
@@ -274,8 +269,7 @@ static int open_all(router_t *self, sp_error_t *err)
                                .application_name = sp_config_str(self->config, "service_id"),
                                .pool_size = (size_t)sp_config_int(self->config, "pool_size"),
                                .depth = (size_t)sp_config_int(self->config, "pipeline_depth"),
-                               .freed = on_freed,
-                               .arg = self};
+                               .served = execute_served};
     if (self->loop == NULL || (self->pools = pools_new(&options)) == NULL)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "no memory for the loop");
     if ((rc = sp_signals_open(&self->signals, self->loop, on_signal, self, err)) != 0 ||

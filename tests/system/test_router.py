@@ -119,6 +119,31 @@ def test_a_slow_statement_does_not_stop_the_others(things):
         c.close()
 
 
+def test_who_waits_longest_for_a_connection_is_served_first(things):
+    """More requests than connections can carry, and a new one for each answer: nobody waits until the rush is over."""
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(things.rig.router_endpoints[0])
+
+    def send(n):
+        socket.send_multipart([msgpack.packb({1: 1, 2: 105, 3: str(n), 4: 60000}),
+                               msgpack.packb({1: things.name, 2: "1", 4: "SELECT pg_sleep(0.01)", 8: 60000})])
+
+    first, sent, answered = set(range(300)), 300, 0
+    for n in first:
+        send(n)
+    while first:
+        assert socket.poll(30000 * SLOW), "no answer"
+        envelope, body = (msgpack.unpackb(f, strict_map_key=False) for f in socket.recv_multipart())
+        assert envelope[2] == 106, body
+        first.discard(int(envelope[3]))
+        answered += 1
+        assert answered < 600, f"{len(first)} of the first 300 still wait"
+        send(sent)
+        sent += 1
+    socket.close()
+
+
 def test_idempotency_key(things):
     c = things.client
     first = c.execute(1, [(UPSERT, [1])], idempotency_key="a")
