@@ -5,33 +5,18 @@
 #include "common/base/log.h"
 #include "common/wire/json_write.h"
 
-// Texts come from libraries, too: what is not UTF-8 must not make the answer invalid JSON.
-static void write_text(sp_buf_t *out, const char *text)
-{
-    if (sp_str_valid_utf8(sp_str(text))) {
-        sp_json_write_string(out, sp_str(text));
-        return;
-    }
-    char clean[sizeof(((sp_error_t *)0)->text)];
-    size_t n = 0;
-    for (; text[n] != '\0' && n + 1 < sizeof(clean); n++) {
-        clean[n] = (unsigned char)text[n] < 0x80 ? text[n] : '?';
-    }
-    sp_json_write_string(out, (sp_str_t){clean, n});
-}
-
 static void write_known_details(sp_buf_t *out, const sp_error_t *err)
 {
     const char *comma = "";
     sp_buf_addc(out, '{');
     if (err->sqlstate[0] != '\0') {
         sp_buf_addz(out, "\"sqlstate\":");
-        write_text(out, err->sqlstate);
+        sp_json_write_string(out, sp_str(err->sqlstate));
         comma = ",";
     }
     if (err->detail[0] != '\0') {
         sp_buf_printf(out, "%s\"detail\":", comma);
-        write_text(out, err->detail);
+        sp_json_write_string(out, sp_str(err->detail));
     }
     sp_buf_addc(out, '}');
 }
@@ -41,7 +26,7 @@ void sp_answer_error(sp_exchange_t *x, const sp_error_t *err, const sp_value_t *
 {
     sp_buf_t out = SP_BUF_INIT;
     sp_buf_printf(&out, "{\"error\":{\"code\":\"%s\",\"message\":", sp_error_name(err->code));
-    write_text(&out, err->text);
+    sp_json_write_string(&out, sp_str(err->text));
     sp_buf_addz(&out, ",\"details\":");
     if (details == NULL || details->kind != SP_VALUE_MAP ||
         sp_wire_value_to_json(details, &out, NULL) != 0) {

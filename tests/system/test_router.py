@@ -79,6 +79,18 @@ def test_a_request_is_one_transaction(things):
     refused(c, "invalid_argument", "one", [("SELECT 1", [])])
 
 
+def test_a_long_error_reaches_the_client_with_its_facts(things):
+    """Texts are cut, and the cut falls into a character."""
+    things.sql("a", "ALTER TABLE things ADD name text UNIQUE", "owner")
+    insert = "INSERT INTO things (k, v, name) VALUES ($1, 1, $2)"
+    for n, name in enumerate(("é" * 600, "x" + "é" * 600)):
+        things.client.execute(n, [(insert, [n, name])])
+        e = refused(things.client, "sql_error", 9, [(insert, [9, name])])
+        assert e.details["sqlstate"] == "23505" and e.details["detail"].startswith("Key (name)=(") and "duplicate key" in str(e)
+        e = refused(things.client, "sql_error", 9, [(f"SELECT '{name}'::integer", [])])
+        assert e.details["sqlstate"] == "22P02" and "invalid input syntax" in str(e)
+
+
 def test_eventual_reads_fall_back_to_the_primary(things):
     c = things.client
     c.execute(1, [(INSERT, [1])])

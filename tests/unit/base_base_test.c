@@ -44,6 +44,19 @@ static void errors(void **state)
     assert_int_equal(sp_error_http(-9999), 500);
 }
 
+static void errors_are_utf8(void **state)
+{
+    (void)state;
+    sp_error_t err;
+    sp_error_set(&err, SP_E_IO, "%.2s: \xff\xc3\xa4", "a\xc3\xa4"); // a precision counts bytes
+    assert_string_equal(err.text, "a?: ?\xc3\xa4");
+    sp_error_prefix(&err, "%.1s", "\xe6\xbc\xa2");
+    assert_string_equal(err.text, "?: a?: ?\xc3\xa4");
+    char text[] = "\xf0\x9f\x98 \xed\xa0\x80 \xf0\x9f\x98\x80";
+    sp_str_make_utf8(text);
+    assert_string_equal(text, "??? ??? \xf0\x9f\x98\x80");
+}
+
 static void long_errors_are_cut_at_a_border(void **state)
 {
     (void)state;
@@ -407,12 +420,19 @@ static void digests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(errors),    cmocka_unit_test(long_errors_are_cut_at_a_border),
-        cmocka_unit_test(strings),   cmocka_unit_test(utf8),
-        cmocka_unit_test(arena),     cmocka_unit_test(buffer),
-        cmocka_unit_test(log_lines), cmocka_unit_test(randoms),
-        cmocka_unit_test(seal),      cmocka_unit_test(failpoints),
-        cmocka_unit_test(clocks),    cmocka_unit_test(digests),
+        cmocka_unit_test(errors_are_utf8),
+        cmocka_unit_test(errors),
+        cmocka_unit_test(long_errors_are_cut_at_a_border),
+        cmocka_unit_test(strings),
+        cmocka_unit_test(utf8),
+        cmocka_unit_test(arena),
+        cmocka_unit_test(buffer),
+        cmocka_unit_test(log_lines),
+        cmocka_unit_test(randoms),
+        cmocka_unit_test(seal),
+        cmocka_unit_test(failpoints),
+        cmocka_unit_test(clocks),
+        cmocka_unit_test(digests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
