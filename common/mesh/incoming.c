@@ -71,6 +71,13 @@ int sp_incoming_check(const sp_incoming_t *self, const sp_schema_t *request, sp_
     return 0;
 }
 
+// Only schemas know which messages change something.
+static bool only_reads(const sp_schema_t *request)
+{
+    const char *colon = request->permission ? strrchr(request->permission, ':') : NULL;
+    return !request->permission || (colon && strcmp(colon, ":read") == 0);
+}
+
 int sp_incoming_lost(const sp_schema_t *request, sp_error_t *err, const char *fmt, ...)
 {
     char text[512];
@@ -78,11 +85,19 @@ int sp_incoming_lost(const sp_schema_t *request, sp_error_t *err, const char *fm
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    // Only schemas know which messages change something.
-    const char *colon = request->permission ? strrchr(request->permission, ':') : NULL;
-    bool reads = !request->permission || (colon && strcmp(colon, ":read") == 0);
-    if (reads)
+    if (only_reads(request))
         return sp_error_set(err, SP_E_UNAVAILABLE, "%s: %s", request->name, text);
     return sp_error_set(err, SP_E_OUTCOME_UNKNOWN, "%s: %s; whether it was done is not known",
+                        request->name, text);
+}
+
+int sp_incoming_unreadable(const sp_schema_t *request, sp_error_t *err)
+{
+    if (only_reads(request))
+        return err->code;
+    char text[sizeof err->text];
+    memcpy(text, err->text, sizeof text);
+    return sp_error_set(err, SP_E_OUTCOME_UNKNOWN,
+                        "%s: the answer cannot be read; whether it was done is not known: %s",
                         request->name, text);
 }

@@ -20,5 +20,7 @@ int sp_incoming_check(const sp_incoming_t *self, const sp_schema_t *request, sp_
 // What a caller is told when no answer came: `unavailable` for messages that only read, else `outcome_unknown`.
 int sp_incoming_lost(const sp_schema_t *request, sp_error_t *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+// The same for an answer that cannot be read, of which err tells: `outcome_unknown` unless the message only reads. Returns err's code.
+int sp_incoming_unreadable(const sp_schema_t *request, sp_error_t *err);
 
 #endif

@@ -365,9 +365,11 @@ static void deliver(sp_peer_t *self, sp_frames_t *frames, sp_arena_t *arena)
         return;
     }
     if (rc == 0)
-        sp_incoming_check(&in, c->schema, &err);
+        rc = sp_incoming_check(&in, c->schema, &err);
     else
         self->stats.malformed++;
+    if (rc != 0 && in.schema != &sp_schema_error)
+        sp_incoming_unreadable(c->schema, &err);
     unlink_call(self, c);
     // An error's body goes along: its details are for programs.
     c->on_reply(c->arg, &err, &in.envelope, in.schema, in.body);

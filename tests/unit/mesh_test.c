@@ -728,26 +728,41 @@ static void test_hostile_replies(void **state)
         frame_t body; // of the reply
         int message;  // its id
         int code;     // what the caller is told
+        bool change;  // the request is an execute, which may have been done
     } rows[] = {
-        {F("\xDD\x0F\xFF\xFF\xFF"), SP_MSG_SHARD_FOR_KEY_REPLY, SP_E_MALFORMED},
-        {F("\x80"), SP_MSG_SHARD_FOR_KEY_REPLY, SP_E_MISSING_FIELD},
-        {F("\x80"), SP_MSG_PONG, SP_E_MALFORMED},
-        {F("\x80"), SP_MSG_ACK, SP_E_MALFORMED},
-        {F("\x80"), 54321, SP_E_UNKNOWN_MESSAGE},
+        {F("\xDD\x0F\xFF\xFF\xFF"), SP_MSG_SHARD_FOR_KEY_REPLY, SP_E_MALFORMED, false},
+        {F("\x80"), SP_MSG_SHARD_FOR_KEY_REPLY, SP_E_MISSING_FIELD, false},
+        {F("\x80"), SP_MSG_PONG, SP_E_MALFORMED, false},
+        {F("\x80"), SP_MSG_ACK, SP_E_MALFORMED, false},
+        {F("\x80"), 54321, SP_E_UNKNOWN_MESSAGE, false},
         {F("\x82\x01\xA5"
            "bogus"
            "\x02\xA1x"),
-         SP_MSG_ERROR, SP_E_INTERNAL},
+         SP_MSG_ERROR, SP_E_INTERNAL, false},
         {F("\x82\x01\xA9"
            "not_found"
            "\x02\xA1x"),
-         SP_MSG_ERROR, SP_E_NOT_FOUND},
+         SP_MSG_ERROR, SP_E_NOT_FOUND, false},
+        {F("\xDD\x0F\xFF\xFF\xFF"), SP_MSG_EXECUTE_REPLY, SP_E_OUTCOME_UNKNOWN, true},
+        {F("\x80"), SP_MSG_PONG, SP_E_OUTCOME_UNKNOWN, true},
+        {F("\x80"), 54321, SP_E_OUTCOME_UNKNOWN, true},
+        {F("\x82\x01\xA9"
+           "not_found"
+           "\x02\xA1x"),
+         SP_MSG_ERROR, SP_E_NOT_FOUND, true},
     };
+    sp_msg_execute_t change = {.keyspace = sp_str("default"),
+                               .shard_key = sp_str("1"),
+                               .sql = sp_str("SELECT 1")};
+    sp_msg_envelope_t envelope = {.request_id = sp_str("rq")};
     sp_peer_t *peer = NULL;
     assert_int_equal(sp_peer_open(&peer, s->loop, zsock_endpoint(fake), NULL, NULL, NULL), 0);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         answer_t a = {0};
-        ask(peer, "x", "rq", 3000, &a);
+        if (rows[i].change)
+            sp_peer_call(peer, &sp_schema_execute, &change, &envelope, 3000, on_reply, &a, NULL);
+        else
+            ask(peer, "x", "rq", 3000, &a);
         for (int64_t end = sp_clock_mono_ms() + DEADLINE_MS;
              !(zsock_events(fake) & ZMQ_POLLIN) && sp_clock_mono_ms() < end;)
             run_for(s->loop, 5); // the first waits for the connection
