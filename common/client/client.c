@@ -14,6 +14,8 @@ enum {
     MAX_TIMEOUT_MS = 600000,
     SUSPECT_MS = 3000,    // a router that did not answer is asked last for so long
     FIRST_TRY_MS = 2000,  // what one router gets of a deadline when others could answer too
+    CONNECT_MS = 1000,    // for a router to show that it is there, before another one is tried
+    PROVEN_MS = 1000,     // a router that answered so short a time ago is there
     MAX_IDLE = 64,        // connections kept for each router
     BACKOFF_MS = 20,      // first wait before asking again
     BACKOFF_CAP_MS = 500, // longest wait
@@ -75,7 +77,9 @@ static size_t choose(shardplane_t *self, size_t but)
     return best;
 }
 
-static sp_line_t *take_line(shardplane_t *self, size_t but, size_t *ret_router, sp_error_t *err)
+// *ret_proven: it gave an answer just now.
+static sp_line_t *take_line(shardplane_t *self, size_t but, size_t *ret_router, bool *ret_proven,
+                            sp_error_t *err)
 {
     pthread_mutex_lock(&self->lock);
     size_t r = choose(self, but);
@@ -87,21 +91,23 @@ static sp_line_t *take_line(shardplane_t *self, size_t but, size_t *ret_router, 
     pthread_mutex_unlock(&self->lock);
     *ret_router = r;
     sp_line_t *line = idle ? idle->line : NULL;
+    *ret_proven = idle && sp_clock_mono_ms() - idle->used_ms < PROVEN_MS;
     free(idle);
     if (!line && sp_line_open(&line, self->routers[r].endpoint, err) != 0)
         return NULL;
     return line;
 }
 
-// Keeps a line for the next caller; one that lost an answer is closed, because its queue may hold the request still.
-static void give_line(shardplane_t *self, size_t r, sp_line_t *line, bool lost)
+// Keeps a line for the next caller; one that lost an answer is closed, because its queue may hold the request still, and so is one that
+// found no router.
+static void give_line(shardplane_t *self, size_t r, sp_line_t *line, bool mute)
 {
-    idle_line_t *idle = lost ? NULL : malloc(sizeof *idle);
+    idle_line_t *idle = mute ? NULL : malloc(sizeof *idle);
     pthread_mutex_lock(&self->lock);
     router_t *router = &self->routers[r];
-    router->suspect_ms = lost ? sp_clock_mono_ms() + SUSPECT_MS : 0;
+    router->suspect_ms = mute ? sp_clock_mono_ms() + SUSPECT_MS : 0;
     if (idle && router->idle_n < MAX_IDLE) {
-        *idle = (idle_line_t){.line = line, .next = router->idle};
+        *idle = (idle_line_t){.line = line, .used_ms = sp_clock_mono_ms(), .next = router->idle};
         router->idle = idle;
         router->idle_n++;
         idle = NULL;
@@ -112,45 +118,80 @@ static void give_line(shardplane_t *self, size_t r, sp_line_t *line, bool lost)
     sp_line_close(&line);
 }
 
+// What to tell at the end, when the answer to an earlier try was lost: not what became of the later ones.
+static int settle(const sp_error_t *unsure, sp_error_t *err)
+{
+    if (unsure->code == 0)
+        return err->code;
+    sp_error_t later = *err;
+    sp_error_set(err, unsure->code, "%s; asked again: %s", unsure->text, later.text);
+    memcpy(err->sqlstate, later.sqlstate, sizeof err->sqlstate);
+    memcpy(err->detail, later.detail, sizeof err->detail);
+    return err->code;
+}
+
+// Whether a router is at the other end. What is sent to one that is not waits for it or its successor, and is in doubt.
+static int find(sp_line_t *line, const char *endpoint, int timeout_ms, sp_arena_t *arena,
+                sp_error_t *err)
+{
+    static const sp_msg_ping_t ping = {0};
+    const sp_schema_t *schema = NULL;
+    void *body = NULL;
+    bool lost = false;
+    int rc = sp_line_call(line, &sp_schema_ping, &ping, NULL,
+                          timeout_ms < CONNECT_MS ? timeout_ms : CONNECT_MS, arena, &schema, &body,
+                          &lost, NULL);
+    return rc == 0 ? 0
+                   : sp_error_set(err, SP_E_UNAVAILABLE,
+                                  "no router answers at %s; nothing was sent", endpoint);
+}
+
 int sp_client_ask(shardplane_t *self, const sp_schema_t *schema, const void *body, sp_ask_t kind,
                   int64_t deadline_ms, sp_arena_t *arena, void **ret_body, sp_error_t *err)
 {
     size_t router = SIZE_MAX;
-    bool lost = false;
+    bool mute = false; // the last router asked
     const sp_schema_t *answer = NULL;
-    sp_error_t first = {0};
+    sp_error_t last = {0}, unsure = {0};
     for (int attempt = 0;; attempt++) {
         int left_ms = sp_clock_until_ms(deadline_ms);
         if (left_ms == 0) {
             // What the last router said is more telling than that time is up.
-            if (first.code != 0) {
-                *err = first;
-                return first.code;
-            }
-            return sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "%s: the deadline passed",
-                                schema->name);
+            if (last.code != 0)
+                *err = last;
+            else
+                sp_error_set(err, SP_E_DEADLINE_EXCEEDED, "%s: the deadline passed", schema->name);
+            return settle(&unsure, err);
         }
         sp_error_clear(err);
         sp_arena_reset(arena);
-        sp_line_t *line = take_line(self, lost ? router : SIZE_MAX, &router, err);
+        bool lost = false, proven = false;
+        sp_line_t *line = take_line(self, mute ? router : SIZE_MAX, &router, &proven, err);
         if (!line)
-            return err->code;
+            return settle(&unsure, err);
         int share_ms = left_ms;
-        if (kind == SP_ASK_REPEATABLE && share_ms > FIRST_TRY_MS)
+        if (kind != SP_ASK_ONCE && share_ms > FIRST_TRY_MS)
             share_ms = FIRST_TRY_MS > left_ms / 2 ? FIRST_TRY_MS : left_ms / 2;
-        int rc =
-            sp_line_call(line, schema, body, NULL, share_ms, arena, &answer, ret_body, &lost, err);
-        give_line(self, router, line, lost);
+        int64_t share_end_ms = sp_clock_mono_ms() + share_ms;
+        int rc = proven ? 0 : find(line, self->routers[router].endpoint, share_ms, arena, err);
+        mute = rc != 0;
+        if (!mute)
+            rc = sp_line_call(line, schema, body, NULL, sp_clock_until_ms(share_end_ms), arena,
+                              &answer, ret_body, &lost, err);
+        mute = mute || lost;
+        give_line(self, router, line, mute);
         if (rc == 0 && answer == schema->reply)
             return 0;
         if (rc == 0)
             return sp_error_set(err, SP_E_MALFORMED, "%s got an answer of another kind",
                                 schema->name);
+        if (lost && kind == SP_ASK_KEYED)
+            unsure = *err;
         // A router that says so has changed nothing; one that says nothing may have.
-        bool again = lost ? kind == SP_ASK_REPEATABLE : err->retryable;
+        bool again = lost ? kind != SP_ASK_ONCE : err->retryable;
         if (!again)
-            return rc;
-        first = *err;
+            return lost ? rc : settle(&unsure, err);
+        last = *err;
         int64_t wait_ms = sp_random_backoff_ms(attempt, BACKOFF_MS, BACKOFF_CAP_MS);
         left_ms = sp_clock_until_ms(deadline_ms);
         sp_clock_sleep_ms(wait_ms < left_ms ? wait_ms : left_ms);

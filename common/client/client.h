@@ -12,6 +12,7 @@
 
 typedef struct idle_line {
     sp_line_t *line;        // not in use
+    int64_t used_ms;        // monotonic: when it last gave an answer
     struct idle_line *next; // of the same router
 } idle_line_t;
 
@@ -35,11 +36,13 @@ struct shardplane {
     sp_rings_t *rings;    // local copies; NULL until the first shardplane_route
 };
 
-// Whether asking again after a lost answer could do the thing twice.
-typedef enum { SP_ASK_REPEATABLE, SP_ASK_ONCE } sp_ask_t;
+// What a lost answer means: nothing, that asking again decides, or that nobody may ask again.
+typedef enum { SP_ASK_READ, SP_ASK_KEYED, SP_ASK_ONCE } sp_ask_t;
 
 // Asks one router after the other until one answers or the deadline (monotonic) passes. Errors that a router marks as retryable mean
-// that nothing was changed: those are asked again too, after a jittered wait. The reply, of schema->reply, is decoded into arena.
+// that nothing was changed: those are asked again too, after a jittered wait. But once an answer to SP_ASK_KEYED was lost, no later error
+// tells what became of it, for it may wait at its router still: then only a reply decides, and everything else is outcome_unknown. The
+// reply, of schema->reply, is decoded into arena.
 int sp_client_ask(shardplane_t *self, const sp_schema_t *schema, const void *body, sp_ask_t kind,
                   int64_t deadline_ms, sp_arena_t *arena, void **ret_body, sp_error_t *err);
 

@@ -189,13 +189,14 @@ int shardplane_execute(shardplane_t *self, const shardplane_request_t *request,
     sp_msg_execute_t body = request->body;
     body.deadline_ms = sp_clock_until_ms(deadline_ms);
     body.has_deadline_ms = body.deadline_ms > 0;
-    bool repeatable = body.idempotency_key.ptr || body.consistency == SP_CONSISTENCY_EVENTUAL;
+    sp_ask_t kind = body.consistency == SP_CONSISTENCY_EVENTUAL ? SP_ASK_READ
+                    : body.idempotency_key.ptr                  ? SP_ASK_KEYED
+                                                                : SP_ASK_ONCE;
     sp_arena_t *arena = sp_arena_new(RESULT_LIMIT);
     void *reply = NULL;
     if (!arena)
         sp_error_set(&why, SP_E_OUT_OF_MEMORY, "result");
-    else if (sp_client_ask(self, &sp_schema_execute, &body,
-                           repeatable ? SP_ASK_REPEATABLE : SP_ASK_ONCE, deadline_ms, arena, &reply,
+    else if (sp_client_ask(self, &sp_schema_execute, &body, kind, deadline_ms, arena, &reply,
                            &why) == 0) {
         if (ret_result)
             *ret_result = sp_result_new(&arena, reply, &why);

@@ -47,9 +47,11 @@ static bool end_cells(shardplane_result_t *self, const sp_msg_statement_result_t
 shardplane_result_t *sp_result_new(sp_arena_t **arena_p, sp_msg_execute_reply_t *reply,
                                    sp_error_t *err)
 {
+    // It was committed all the same: not out_of_memory, which would say that the call may be made again.
+    static const char too_large[] = "it was executed, but there is no memory for the result";
     shardplane_result_t *self = calloc(1, sizeof *self);
     if (!self) {
-        sp_error_set(err, SP_E_OUT_OF_MEMORY, "result");
+        sp_error_set(err, SP_E_TOO_LARGE, too_large);
         return NULL;
     }
     self->arena = *arena_p;
@@ -62,8 +64,7 @@ shardplane_result_t *sp_result_new(sp_arena_t **arena_p, sp_msg_execute_reply_t 
     for (size_t i = 0; ok && i < reply->results.n; i++)
         ok = copy_names(self, i) && end_cells(self, &reply->results.items[i]);
     if (!ok) {
-        // It was committed all the same; the caller must not take this for a failure to do it.
-        sp_error_set(err, SP_E_OUT_OF_MEMORY, "it was executed, but the result does not fit");
+        sp_error_set(err, SP_E_TOO_LARGE, too_large);
         shardplane_result_free(self);
         return NULL;
     }

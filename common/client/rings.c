@@ -200,7 +200,7 @@ static void fetch(sp_rings_t *self, const char *name)
     sp_msg_ring_get_t ask = {.keyspace = sp_str(name)};
     void *body = NULL;
     sp_error_t err = {0};
-    int rc = arena ? sp_client_ask(self->client, &sp_schema_ring_get, &ask, SP_ASK_REPEATABLE,
+    int rc = arena ? sp_client_ask(self->client, &sp_schema_ring_get, &ask, SP_ASK_READ,
                                    sp_clock_mono_ms() + FETCH_MS, arena, &body, &err)
                    : sp_error_set(&err, SP_E_OUT_OF_MEMORY, "ring");
     pthread_mutex_lock(&self->lock);

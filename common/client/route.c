@@ -35,7 +35,7 @@ int shardplane_shard_for_key(shardplane_t *self, const char *keyspace, const cha
     void *body = NULL;
     if (check(self, &keyspace, key, &why) == 0 && arena) {
         sp_msg_shard_for_key_t ask = {.keyspace = sp_str(keyspace), .key = sp_str(key)};
-        sp_client_ask(self, &sp_schema_shard_for_key, &ask, SP_ASK_REPEATABLE,
+        sp_client_ask(self, &sp_schema_shard_for_key, &ask, SP_ASK_READ,
                       sp_client_deadline(self, 0), arena, &body, &why);
     } else if (!arena) {
         sp_error_set(&why, SP_E_OUT_OF_MEMORY, "shard_for_key");

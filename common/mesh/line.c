@@ -122,7 +122,8 @@ int sp_line_call(sp_line_t *self, const sp_schema_t *schema, const void *body,
     if (rc != 0)
         return rc;
     sp_incoming_t in = {0};
-    if (!await_reply(self, request_id, schema, deadline_ms, arena, &in, &rc, err)) {
+    sp_error_t why = {0};
+    if (!await_reply(self, request_id, schema, deadline_ms, arena, &in, &rc, &why)) {
         *ret_lost = true;
         return sp_incoming_lost(schema, err, "%s did not answer within %d ms", self->endpoint,
                                 timeout_ms);
@@ -130,7 +131,12 @@ int sp_line_call(sp_line_t *self, const sp_schema_t *schema, const void *body,
     if (rc == 0) {
         *ret_schema = in.schema;
         *ret_body = in.body;
+        return 0;
     }
+    if (in.schema != &sp_schema_error)
+        rc = sp_incoming_unreadable(schema, &why);
+    if (err)
+        *err = why;
     return rc;
 }
 

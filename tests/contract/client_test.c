@@ -23,6 +23,8 @@ typedef enum {
     DO_REFUSE_ONCE,
     DO_SILENCE,
     DO_SILENCE_ONCE,
+    DO_SILENCE_THEN_REFUSE,
+    DO_SILENCE_THEN_FAIL,
     DO_FAIL
 } behaviour_t;
 
@@ -140,6 +142,10 @@ static void on_execute(void *arg, sp_request_t *r)
              SP_STR_ARG(m->idempotency_key));
     pthread_mutex_unlock(&self->lock);
     int b = atomic_load(&self->behaviour);
+    if (b == DO_SILENCE_THEN_REFUSE)
+        b = n == 0 ? DO_SILENCE : DO_REFUSE;
+    if (b == DO_SILENCE_THEN_FAIL)
+        b = n == 0 ? DO_SILENCE : DO_FAIL;
     if (b == DO_REFUSE || (b == DO_REFUSE_ONCE && n == 0)) {
         sp_request_fail(&r, SP_E_IN_TRANSITION, "wait");
     } else if (b == DO_SILENCE || (b == DO_SILENCE_ONCE && n == 0)) {
@@ -367,6 +373,28 @@ static void test_lost_answer_with_idempotency_key(void **state)
     shardplane_close(&sp);
 }
 
+// The first request may wait at its router still, and be done later: what the second one got is no word about it.
+static void test_lost_answer_stays_unknown(void **state)
+{
+    router_t *router = *state;
+    shardplane_t *sp = open_client(router, NULL, false);
+    shardplane_error_t err;
+    atomic_store(&router->behaviour, DO_SILENCE_THEN_REFUSE);
+    assert_int_equal(execute(sp, "k", false, 3000, NULL, &err), SHARDPLANE_E_OUTCOME_UNKNOWN);
+    assert_true(atomic_load(&router->executes) > 1);
+    assert_false(err.retryable);
+    assert_non_null(strstr(err.message, "wait"));
+    atomic_store(&router->executes, 0);
+    atomic_store(&router->behaviour, DO_SILENCE_THEN_FAIL);
+    assert_int_equal(execute(sp, "k", false, 5000, NULL, &err), SHARDPLANE_E_OUTCOME_UNKNOWN);
+    assert_int_equal(atomic_load(&router->executes), 2);
+    assert_string_equal(err.sqlstate, "42P01");
+    // A read changes nothing, whatever becomes of it.
+    atomic_store(&router->executes, 0);
+    assert_int_equal(execute(sp, NULL, true, 5000, NULL, &err), SHARDPLANE_E_SQL_ERROR);
+    shardplane_close(&sp);
+}
+
 static void test_other_router_takes_over(void **state)
 {
     router_t *good = *state, *bad = router_start();
@@ -379,6 +407,31 @@ static void test_other_router_takes_over(void **state)
     assert_true(atomic_load(&bad->executes) <= 2);
     shardplane_close(&sp);
     router_stop(&bad);
+}
+
+// Nothing was sent, so every request may be sent to another router, and none is in doubt.
+static void test_dead_routers_are_passed_by(void **state)
+{
+    router_t *good = *state, *gone = router_start();
+    char dead[128];
+    snprintf(dead, sizeof dead, "%s", gone->endpoint);
+    router_stop(&gone);
+    const char *routers[] = {dead, good->endpoint};
+    shardplane_options_t o = SHARDPLANE_OPTIONS_INIT;
+    o.routers = routers;
+    for (o.routers_n = 2; o.routers_n > 0; o.routers_n--) {
+        shardplane_t *sp = NULL;
+        shardplane_error_t err;
+        assert_int_equal(shardplane_open(&sp, &o, &err), 0);
+        int64_t began = sp_clock_mono_ms();
+        for (int i = 0; i < 6 && o.routers_n == 2; i++)
+            assert_int_equal(execute(sp, NULL, false, 6000, NULL, &err), 0);
+        if (o.routers_n == 1)
+            assert_int_equal(execute(sp, NULL, false, 300, NULL, &err), SHARDPLANE_E_UNAVAILABLE);
+        assert_true(sp_clock_mono_ms() - began < 5000);
+        shardplane_close(&sp);
+    }
+    assert_int_equal(atomic_load(&good->executes), 6);
 }
 
 static void test_sql_errors_are_final(void **state)
@@ -649,7 +702,9 @@ int main(void)
         TEST(test_refused_is_asked_again),
         TEST(test_lost_answer_is_unknown),
         TEST(test_lost_answer_with_idempotency_key),
+        TEST(test_lost_answer_stays_unknown),
         TEST(test_other_router_takes_over),
+        TEST(test_dead_routers_are_passed_by),
         TEST(test_sql_errors_are_final),
         TEST(test_faults_of_requests),
         TEST(test_route_in_process),
