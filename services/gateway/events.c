@@ -159,7 +159,11 @@ static void on_event(void *arg, const char *topic, const sp_schema_t *schema, co
 {
     source_t *source = arg;
     sp_events_t *self = source->owner;
-    if (gap && source->heard) {
+    // A publisher that is new here may have spoken before it was listened to, and somebody may have followed the others meanwhile.
+    bool first = !source->heard && body != NULL && schema == &sp_schema_event &&
+                 ((const sp_msg_event_t *)body)->sequence == 1;
+    bool followed = source->heard || self->clients != NULL || self->sequence > 0;
+    if (gap && !first && followed) {
         publish_gap(self, source->id);
     }
     source->heard = true;

@@ -6,12 +6,25 @@ import json
 import urllib.request
 
 
+def ask(endpoint, what, **fields):
+    """One call of etcd's JSON gateway; bytes go as base64."""
+    body = json.dumps({name: base64.b64encode(value).decode() for name, value in fields.items()}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/v3/kv/{what}", data=body), timeout=10) as r:
+        return json.load(r)
+
+
 def read(endpoint, first=b"\0", last=b"\0"):
     """{key: value} from `first` up to `last`; everything by default."""
-    body = json.dumps({"key": base64.b64encode(first).decode(), "range_end": base64.b64encode(last).decode()}).encode()
-    with urllib.request.urlopen(urllib.request.Request(endpoint + "/v3/kv/range", data=body), timeout=10) as r:
-        kvs = json.load(r).get("kvs", [])
+    kvs = ask(endpoint, "range", key=first, range_end=last).get("kvs", [])
     return {base64.b64decode(kv["key"]): base64.b64decode(kv.get("value", "")) for kv in kvs}
+
+
+def write(endpoint, key, record):
+    ask(endpoint, "put", key=key, value=json.dumps(record).encode())
+
+
+def delete(endpoint, key):
+    ask(endpoint, "deleterange", key=key)
 
 
 def dump(endpoint):

@@ -7,8 +7,11 @@ import threading
 import time
 import urllib.request
 
+import msgpack
 import pytest
+import zmq
 
+from harness import catalog
 from harness.api import ApiError
 from harness.rig import SLOW
 from ledger import checker
@@ -155,6 +158,26 @@ class Events(threading.Thread):
                     self.events.append(json.loads(line[5:]))
         except (OSError, ValueError, AttributeError):
             pass
+
+
+def test_events_of_a_new_publisher_that_were_missed_are_a_gap(rig):
+    """It has published before the gateway knew of it: who follows the events is told to read the state again."""
+    events = Events(rig.api.base)
+    events.start()
+    socket = zmq.Context.instance().socket(zmq.PUB)
+    socket.setsockopt(zmq.LINGER, 0)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    key = b"/shardplane/services/manager/late"
+    catalog.write(rig.stack.etcd.endpoint, key, {"kind": "manager", "id": "late", "events_endpoint": f"tcp://127.0.0.1:{port}"})
+    try:
+        def told():
+            socket.send_multipart([b"test.late", msgpack.packb({1: 42, 3: "test.late", 4: "late"})])
+            return [e for e in events.events if e.get("publisher") == "late"]
+
+        assert rig.stack.wait_for("the event", told, 10 * SLOW)[0]["kind"] == "gap"
+    finally:
+        catalog.delete(rig.stack.etcd.endpoint, key)
+        socket.close()
 
 
 def test_events_tell_the_story_of_a_job(cell):
