@@ -13,6 +13,7 @@
 // What kept requests may hold all in all, decoded; past it new ones are told `rate_limited`.
 enum { MAX_REQUESTS = 65536, MAX_REQUEST_BYTES = 256 * 1024 * 1024 };
 // A request's arena holds the decoded form: at most this many times its bytes, and this much more.
+enum { CLOSE_LINGER_MS = 500 }; // for the last replies, of which a peer that reads needs nothing
 enum { ARENA_FACTOR = 32, ARENA_ROOM = 1024 * 1024 };
 
 // The request as the server sees it.
@@ -429,6 +430,8 @@ void sp_server_close(sp_server_t **self_p)
     // Kept requests outlive the server as empty shells that their keepers free by answering.
     for (pending_t *p = self->pending; p; p = p->next)
         p->public.server = NULL;
+    if (self->sock)
+        zsock_set_linger(self->sock, CLOSE_LINGER_MS);
     zsock_destroy(&self->sock);
     sp_buf_free(&self->envelope_buf);
     sp_buf_free(&self->body_buf);

@@ -230,6 +230,31 @@ static void test_same_request_id_twice(void **state)
     sp_peer_close(&peer);
 }
 
+// A server that closes has answered: what it said last is not lost with it.
+static void test_last_reply_outlives_the_server(void **state)
+{
+    service_t *s = *state;
+    sp_peer_t *peer = open_peer(s);
+    answer_t a = {0};
+    execute(peer, 5000, &a);
+    assert_true(run_until(s->loop, &s->kept_n, 1));
+    enum { SIZE = 8 * 1024 * 1024 };
+    char *text = malloc(SIZE);
+    memset(text, 'x', SIZE);
+    sp_value_t value = {.kind = SP_VALUE_STRING, .u.s = {text, SIZE}};
+    sp_value_t row = {.kind = SP_VALUE_LIST, .u.list = {&value, 1}};
+    sp_msg_statement_result_t result = {.rows = {&row, 1}};
+    sp_msg_execute_reply_t reply = {.shard_id = sp_str("s1"),
+                                    .has_ring_version = true,
+                                    .results = {&result, 1}};
+    sp_request_reply(&s->kept[0], &sp_schema_execute_reply, &reply);
+    sp_server_close(&s->server);
+    free(text);
+    assert_true(run_until(s->loop, &a.n, 1));
+    assert_int_equal(a.err.code, 0);
+    sp_peer_close(&peer);
+}
+
 static void test_ping(void **state)
 {
     service_t *s = *state;
@@ -1107,6 +1132,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_reply_carries_id_and_stamp),
         TEST(test_same_request_id_twice),
+        TEST(test_last_reply_outlives_the_server),
         TEST(test_ping),
         TEST(test_errors_of_handlers),
         TEST(test_many_in_flight),
