@@ -105,6 +105,13 @@ void execute_succeed(execution_t *e)
 
 // ---- parking
 
+static void tell_stopping(execution_t *e)
+{
+    sp_error_t err = {0};
+    sp_error_set(&err, SP_E_UNAVAILABLE, "the router is stopping");
+    execute_fail(e, &err);
+}
+
 void execute_park(execution_t *e, const sp_error_t *why, bool waits_for_ring, int64_t wait_ms)
 {
     router_t *r = e->router;
@@ -116,6 +123,10 @@ void execute_park(execution_t *e, const sp_error_t *why, bool waits_for_ring, in
     }
     if (now >= e->deadline_ms || r->n_parked >= (size_t)sp_config_int(r->config, "max_parked")) {
         execute_fail(e, why);
+        return;
+    }
+    if (r->stop_by_ms != 0 && !e->unknown) {
+        tell_stopping(e);
         return;
     }
     // While the service stops, it waits for execute_stop() to end it: its connections are going.
@@ -189,16 +200,21 @@ void execute_served(pool_waiter_t *waiter)
     unpark((execution_t *)((char *)waiter - offsetof(execution_t, waiter)));
 }
 
+void execute_drain(router_t *self)
+{
+    for (execution_t *e = self->executions, *next; e != NULL; e = next) {
+        next = e->next;
+        if (e->parked && !e->unknown)
+            tell_stopping(e);
+    }
+}
+
 void execute_stop(router_t *self)
 {
     pools_destroy(&self->pools); // those on a connection learn how they ended
-    while (self->executions != NULL) {
-        sp_error_t err = {0};
-        execution_t *e = self->executions;
+    while (self->executions != NULL)
         // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): each end takes itself off the list
-        sp_error_set(&err, SP_E_UNAVAILABLE, "the router is stopping");
-        execute_fail(e, &err);
-    }
+        tell_stopping(self->executions);
 }
 
 // ---- judging
@@ -458,6 +474,10 @@ static int check(execution_t *e, sp_error_t *err)
 void execute_handle(router_t *self, sp_request_t *request)
 {
     sp_error_t err = {0};
+    if (self->stop_by_ms != 0) {
+        sp_request_fail(&request, SP_E_UNAVAILABLE, "the router is stopping");
+        return;
+    }
     execution_t *e = calloc(1, sizeof *e);
     if (e == NULL) {
         sp_request_fail(&request, SP_E_OUT_OF_MEMORY, "no memory for a request");

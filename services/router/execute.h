@@ -62,6 +62,9 @@ void execute_tick(router_t *self);
 void execute_wake(router_t *self);
 // A connection has room for the one that waited longest (pools_options_t).
 void execute_served(pool_waiter_t *waiter);
+// The service is about to stop: those that wait are told so, and so is everyone that would begin to wait from now on; but who must know
+// what became of a commit goes on. New requests are refused.
+void execute_drain(router_t *self);
 // The service stops: closes all connections; every request is answered, with unavailable or outcome_unknown.
 void execute_stop(router_t *self);
 

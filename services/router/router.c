@@ -20,6 +20,7 @@ enum {
     MEASURE_MS = 500,
     LEASE_S = 10,
     RELIST_MS = 30000,
+    STOP_WAIT_MS = 5000, // for requests that are on a connection
     CATALOG_ARENA = 512 * 1024 * 1024
 };
 
@@ -149,7 +150,7 @@ static void take_catalog(router_t *self)
     bool rings = rings_differ(before, catalog);
     pools_update(self->pools, catalog);
     stamp(self);
-    sp_server_set_ready(self->server, true);
+    sp_server_set_ready(self->server, self->stop_by_ms == 0);
     atomic_store(&self->has_catalog, true);
     if (before == NULL)
         sp_log(SP_LOG_INFO, "ROUTER-READY", "keyspaces", sp_log_fmt("%zu", catalog->n_keyspaces),
@@ -196,7 +197,8 @@ static int on_tick(zloop_t *loop, int timer, void *arg)
         sp_publisher_heartbeat(self->publisher);
         self->heartbeat_ms = now + 1000;
     }
-    return 0;
+    bool answered = self->executions == NULL;
+    return self->stop_by_ms != 0 && (answered || now > self->stop_by_ms) ? -1 : 0;
 }
 
 static int on_measure(zloop_t *loop, int timer, void *arg)
@@ -207,18 +209,31 @@ static int on_measure(zloop_t *loop, int timer, void *arg)
     return 0;
 }
 
+// What is on a connection ends there, or its outcome would be unknown; all else is for other routers.
 static int on_signal(void *arg, int signo)
 {
-    (void)arg;
-    return signo == SIGHUP ? 0 : -1;
+    router_t *self = arg;
+    if (signo == SIGHUP)
+        return 0;
+    if (self->stop_by_ms != 0)
+        return -1; // asked twice
+    sp_log(SP_LOG_INFO, "ROUTER-STOPPING", NULL);
+    self->stop_by_ms = sp_clock_mono_ms() + STOP_WAIT_MS;
+    atomic_store(&self->stopping, true);
+    sp_server_set_ready(self->server, false);
+    sp_member_stop(&self->member); // nobody should find us any more
+    execute_drain(self);
+    return self->executions == NULL ? -1 : 0;
 }
 
 static bool is_ready(void *arg, char *reason, size_t reason_size)
 {
     router_t *self = arg;
-    if (atomic_load(&self->has_catalog))
+    bool stopping = atomic_load(&self->stopping);
+    if (atomic_load(&self->has_catalog) && !stopping)
         return true;
-    snprintf(reason, reason_size, "the catalog has not been read yet");
+    snprintf(reason, reason_size, "%s",
+             stopping ? "stopping" : "the catalog has not been read yet");
     return false;
 }
 
@@ -283,7 +298,7 @@ static int open_all(router_t *self, sp_error_t *err)
 
 static void close_all(router_t *self)
 {
-    sp_member_stop(&self->member); // first: nobody should find us any more
+    sp_member_stop(&self->member);
     sp_watch_stop(&self->watch);
     waiting_stop(self);
     if (self->pools != NULL)

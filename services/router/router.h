@@ -37,7 +37,9 @@ typedef struct router {
     waiting_t *waiting;        // requests for keyspaces that are not known yet
     size_t n_waiting;          // count
     int64_t heartbeat_ms;      // when the feed's next heartbeat is due
+    int64_t stop_by_ms;        // 0, or when the stop no longer waits for requests
     atomic_bool has_catalog;   // for readiness
+    atomic_bool stopping;      // likewise
 } router_t;
 
 // Runs until a signal. SP_E_CONFIG and what opening may fail with.

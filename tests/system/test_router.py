@@ -313,6 +313,34 @@ def test_a_router_that_slept_over_the_flip(things):
     c.close()
 
 
+def test_a_router_that_stops_ends_what_it_has_begun(things):
+    """What is on a connection is answered as ever, and the rest is for other routers."""
+    told = []
+
+    def write(key):
+        c = RouteClient(things.rig.router_endpoints[:1], things.name)
+        told.append(c.execute(key, [(INSERT, [key]), ("SELECT pg_sleep(1)", [])])[1])
+        c.close()
+
+    def refuses():
+        try:
+            return not things.client.execute(9, [("SELECT 1", [])])
+        except RouteError as e:
+            return e.code == "unavailable" and "stopping" in str(e)
+
+    writers = [threading.Thread(target=write, args=(key,)) for key in (1, 2)]
+    for w in writers:
+        w.start()
+    things.rig.stack.wait_for("a statement", lambda: things.sql(
+        "a", "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"), 10 * SLOW)
+    os.kill(things.rig.stack.service("router-1").pidfile.pid(), signal.SIGTERM)
+    things.rig.stack.wait_for("a refusal", refuses, 2 * SLOW)
+    for w in writers:
+        w.join()
+    assert told == [f"{things.name}-a"] * 2 and things.sql("a", "SELECT k FROM things ORDER BY k") == [(1,), (2,)]
+    things.rig.wait_dead("router-1", 10)
+
+
 def test_an_unknown_keyspace_is_told_soon(things):
     c = RouteClient(things.rig.router_endpoints[:1], "nowhere")
     start = time.monotonic()
