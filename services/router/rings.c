@@ -83,13 +83,34 @@ static void publish(router_t *self, const sp_catalog_keyspace_view_t *keyspace)
     sp_arena_destroy(&arena);
 }
 
+static const sp_msg_endpoint_t *primary_of(const sp_catalog_t *catalog, sp_str_t shard_id)
+{
+    static const sp_msg_endpoint_t none = {0};
+    const sp_catalog_shard_view_t *s = sp_catalog_shard(catalog, shard_id);
+    return s != NULL && s->shard->primary_info != NULL ? s->shard->primary_info : &none;
+}
+
+// A promotion gives a shard another primary, and leaves the ring as it is.
+static bool primaries_differ(const sp_catalog_t *a, const sp_catalog_t *b, const sp_ring_t *ring)
+{
+    for (size_t i = 0; ring != NULL && i < sp_ring_shards_n(ring); i++) {
+        sp_str_t id = sp_ring_shard_id(ring, (int)i);
+        const sp_msg_endpoint_t *x = primary_of(a, id), *y = primary_of(b, id);
+        if (!sp_str_eq(x->host, y->host) || x->port != y->port ||
+            !sp_str_eq(x->database, y->database))
+            return true;
+    }
+    return false;
+}
+
 void rings_publish(router_t *self, const sp_catalog_t *before)
 {
     for (size_t i = 0; self->publisher != NULL && i < self->catalog->n_keyspaces; i++) {
         const sp_catalog_keyspace_view_t *now = &self->catalog->keyspaces[i];
         const sp_catalog_keyspace_view_t *then =
             before != NULL ? sp_catalog_keyspace(before, now->keyspace->name) : NULL;
-        if (then == NULL || then->ring_rev.mod_revision != now->ring_rev.mod_revision)
+        if (then == NULL || then->ring_rev.mod_revision != now->ring_rev.mod_revision ||
+            primaries_differ(before, self->catalog, now->ring))
             publish(self, now);
     }
 }

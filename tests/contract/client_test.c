@@ -38,6 +38,7 @@ typedef struct router {
     atomic_int executes;      // seen
     atomic_int gets;          // ring_get seen
     atomic_int version;       // of the ring
+    atomic_int promoted;      // s1 has another primary
     atomic_int publish;       // a change is to be published
     pthread_mutex_t lock;     // for the next one
     char idempotency_key[64]; // of the last execute
@@ -53,11 +54,12 @@ static void fill_ring(router_t *self, sp_msg_ring_snapshot_t *ring)
     static int64_t all[] = {INT64_MIN}, low[] = {INT64_MIN, 0}, high[] = {0}, hole[] = {5};
     static sp_msg_ring_shard_t shards[2];
     int version = atomic_load(&self->version);
-    shards[0] = (sp_msg_ring_shard_t){.shard_id = SP_STR("s1"),
-                                      .host = SP_STR("h1"),
-                                      .port = 5431,
-                                      .has_port = true,
-                                      .database = SP_STR("d")};
+    shards[0] =
+        (sp_msg_ring_shard_t){.shard_id = SP_STR("s1"),
+                              .host = atomic_load(&self->promoted) ? SP_STR("h9") : SP_STR("h1"),
+                              .port = 5431,
+                              .has_port = true,
+                              .database = SP_STR("d")};
     shards[1] = (sp_msg_ring_shard_t){.shard_id = SP_STR("s2"),
                                       .host = SP_STR("h2"),
                                       .port = 5432,
@@ -507,6 +509,7 @@ static void test_route_in_process(void **state)
     atomic_store(&router->publish, 1);
     assert_int_equal(shardplane_wait_newer(sp, NULL, 1, 3000, &err), 0);
     int seen[3] = {0};
+    char low[16] = "";
     for (int i = 0; i < 100; i++) {
         char key[16];
         snprintf(key, sizeof key, "%d", i);
@@ -514,8 +517,21 @@ static void test_route_in_process(void **state)
         assert_int_equal(o.ring_version, 2);
         assert_string_equal(o.shard_id, o.hash < 0 ? "s1" : "s2");
         seen[o.hash < 0]++;
+        if (o.hash < 0)
+            memcpy(low, key, sizeof low);
     }
     assert_true(seen[0] > 20 && seen[1] > 20);
+    // Another primary under the same version.
+    atomic_store(&router->promoted, 1);
+    atomic_store(&router->publish, 1);
+    for (int64_t end = sp_clock_mono_ms() + 3000; sp_clock_mono_ms() < end;) {
+        assert_int_equal(shardplane_route(sp, NULL, low, &o, NULL), 0);
+        if (strcmp(o.host, "h9") == 0)
+            break;
+        sp_clock_sleep_ms(5);
+    }
+    assert_string_equal(o.host, "h9");
+    assert_int_equal(o.ring_version, 2);
     // Never back, never one with a hole.
     atomic_store(&router->version, 1);
     atomic_store(&router->publish, 1);

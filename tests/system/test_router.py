@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 import zmq
 
+from harness import catalog
 from harness.rig import SLOW
 from harness.sql import query
 from ledger.route_client import RouteClient, RouteError
@@ -295,6 +296,25 @@ def test_ring_feed(things):
     snapshot = things.client.call(107, {1: things.name}, 108)
     assert {s[1] for s in snapshot[5]} == {s[1] for s in changes[-1][2][5]} == {f"{things.name}-b", f"{things.name}-c"}
     assert abs(sum(s[3] for s in snapshot[5]) - 1) < 1e-9
+
+
+def test_the_feed_tells_of_another_primary(things):
+    """A promotion changes where a shard is, and not what it owns."""
+    etcd, shard = things.rig.stack.etcd.endpoint, things.shards["a"]["name"]
+    socket = zmq.Context.instance().socket(zmq.SUB)
+    socket.setsockopt(zmq.SUBSCRIBE, f"ring.{things.name}".encode())
+    socket.connect(things.rig.stack.of_kind("router")[0].address("events"))
+    record = catalog.shard(etcd, shard)
+    try:
+        for n in range(100):  # the subscription may take a moment
+            record["primary_info"]["port"] = 60000 + n
+            catalog.write(etcd, f"/shardplane/shards/{shard}".encode(), record)
+            if socket.poll(100):
+                break
+        change = msgpack.unpackb(socket.recv_multipart(zmq.NOBLOCK)[1], strict_map_key=False)
+        assert [(s[1], s[5] >= 60000) for s in change[2][5]] == [(shard, True)]
+    finally:
+        socket.close(linger=0)
 
 
 def test_a_router_that_slept_over_the_flip(things):
