@@ -368,7 +368,8 @@ static bool state_retryable(const char *state)
     for (size_t i = 0; list[i] != NULL; i++)
         if (strcmp(state, list[i]) == 0)
             return true;
-    return strncmp(state, "08", 2) == 0;
+    // 08P01 is what parameters that do not fit the statement get.
+    return strncmp(state, "08", 2) == 0 && strcmp(state, "08P01") != 0;
 }
 
 bool sp_pg_lock_refused(const sp_error_t *err)

@@ -138,6 +138,10 @@ def test_execute_over_rest(cell):
         run(statements=[{"sql": "UPDATE customers SET name = 'half' WHERE id = 7"}, {"sql": "SELECT 1/0"}])
     assert bad.value.code == "sql_error" and bad.value.details["sqlstate"] == "22012"
     assert run(sql="SELECT name FROM customers WHERE id = 7")["results"][0]["rows"] == [["x"]]
+    # What can never succeed is not to be tried again.
+    body = json.dumps({"keyspace": cell.name, "shard_key": "7", "sql": "SELECT $1::text"}).encode()
+    status, headers, text = cell.rig.api.raw("POST", "/v1/execute", body, {"Content-Type": "application/json"})
+    assert status == 422 and json.loads(text)["error"]["details"]["sqlstate"] == "08P01" and "Retry-After" not in headers
     got = run(sql="SELECT count(*) FROM customers", consistency="eventual")
     assert got["results"][0]["rows_affected"] == 1
 
