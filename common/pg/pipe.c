@@ -256,6 +256,12 @@ static void go_on_connecting(sp_pipe_t *self)
             go_down(self, "the connection cannot be pipelined");
             return;
         }
+        // A primary's address may lead to a standby, during a failover say: what is read there may be old.
+        const char *standby = PQparameterStatus(self->conn, "in_hot_standby");
+        if (!self->options.read_only && standby != NULL && strcmp(standby, "on") == 0) {
+            go_down(self, "the server is a standby, and no primary");
+            return;
+        }
         PQsetNoticeReceiver(self->conn, sp_conninfo_drop_notice, NULL);
         self->state = UP;
         self->attempt = 0;

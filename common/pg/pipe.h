@@ -19,8 +19,9 @@ typedef struct sp_pipe_options {
     const char *application_name; // shown in pg_stat_activity
     int connect_timeout_ms;       // 0: 3000
     int statement_timeout_ms;     // the session's; 0: 30000
-    bool read_only;               // default_transaction_read_only: for replicas
-    size_t cache;                 // prepared statements, 0: 256
+    bool
+        read_only; // default_transaction_read_only, for replicas; without it a standby is no server
+    size_t cache;  // prepared statements, 0: 256
 } sp_pipe_options_t;
 
 typedef struct sp_pipe_statement {

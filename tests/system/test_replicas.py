@@ -9,7 +9,7 @@ import pytest
 from harness import catalog
 from harness.rig import FOLDER, SLOW, Reviver, Rig
 from harness.sql import query
-from ledger.route_client import RouteClient
+from ledger.route_client import RouteClient, RouteError
 
 from test_slot import break_job, hold_in_deltasync, split_to_the_end
 
@@ -168,6 +168,27 @@ def test_a_replica_that_freezes_inside_the_fence_holds_up_nobody(cell):
         assert ineligible(cell) == {"a": [0], "b": [], "c": []}
         assert job["cutover"]["attempts"] == 1 and job["cutover"]["fence_to_open_ms"] < 2000 * SLOW, job["cutover"]
     cell.finalize()
+
+
+def test_a_standby_is_not_taken_for_a_primary(cell):
+    """An address that leads to one, as during a failover: a strong read is refused rather than old."""
+    etcd, shard = cell.rig.stack.etcd.endpoint, cell.shards["a"]["name"]
+    record = catalog.shard(etcd, shard)
+    client = RouteClient(cell.rig.router_endpoints, cell.name)
+    read = [("SELECT id FROM customers WHERE id = 1", [])]
+    assert client.execute(1, read)[4] == "primary"
+    catalog.write(etcd, f"/shardplane/shards/{shard}".encode(), {**record, "primary": record["replicas"][0]})
+
+    def refuses():
+        try:
+            return not client.execute(1, read, timeout_ms=500)
+        except RouteError as e:
+            return e.code == "unavailable" and "standby" in str(e)
+
+    cell.rig.stack.wait_for("a refusal", refuses, 10 * SLOW)
+    catalog.write(etcd, f"/shardplane/shards/{shard}".encode(), record)
+    assert client.execute(1, read)[4] == "primary"
+    client.close()
 
 
 def test_nobody_is_eligible_when_nobody_knows(cell):
