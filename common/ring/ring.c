@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/ring/hash.h"
+
 typedef struct point {
     uint64_t at;    // biased token
     uint32_t owner; // index of the shard
@@ -267,4 +269,25 @@ int sp_ring_bounds(const sp_ring_t *self, int index, sp_arena_t *arena, sp_arcs_
     }
     *ret = (sp_arcs_t){n ? out : NULL, n};
     return SP_OK;
+}
+
+// The finalizer of MurmurHash3: each bit of the result hangs on all of x.
+static uint64_t mixed(uint64_t x)
+{
+    x = (x ^ x >> 33) * UINT64_C(0xFF51AFD7ED558CCD);
+    x = (x ^ x >> 33) * UINT64_C(0xC4CEB9FE1A85EC53);
+    return x ^ x >> 33;
+}
+
+uint64_t sp_ring_digest(const sp_ring_t *self)
+{
+    uint64_t sum = 0; // the order of shards does not matter
+    for (size_t i = 0; self != NULL && i < sp_ring_shards_n(self); i++) {
+        sp_str_t id = sp_ring_shard_id(self, (int)i);
+        sp_tokens_t tokens = sp_ring_shard_tokens(self, (int)i);
+        uint64_t owner = (uint64_t)sp_key_hash(id.ptr, id.len);
+        for (size_t t = 0; t < tokens.n; t++)
+            sum += mixed((uint64_t)tokens.items[t] ^ owner);
+    }
+    return sum;
 }

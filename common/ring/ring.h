@@ -34,6 +34,8 @@ int sp_ring_find(const sp_ring_t *self, sp_str_t shard_id); // index or -1
 sp_tokens_t sp_ring_shard_tokens(const sp_ring_t *self, int index);
 // Token after this one on the ring (it wraps); the same one when the ring has but one token. SP_E_NOT_FOUND when it is no token.
 int sp_ring_next_token(const sp_ring_t *self, int64_t token, int64_t *ret_next, sp_error_t *err);
+// A number that stands for who owns which tokens, in whatever order the shards came; 0 for NULL and for a ring without any.
+uint64_t sp_ring_digest(const sp_ring_t *self);
 // Merged arcs of one shard. SP_E_NOT_FOUND for an index outside; SP_E_OUT_OF_MEMORY.
 int sp_ring_bounds(const sp_ring_t *self, int index, sp_arena_t *arena, sp_arcs_t *ret,
                    sp_error_t *err);

@@ -39,9 +39,15 @@ int ring_versions_check_generation(const ring_versions_t *self, sp_str_t cluster
 }
 
 int ring_versions_check_ring(const ring_versions_t *self, sp_str_t keyspace,
-                             int64_t create_revision, int64_t version, sp_error_t *err)
+                             int64_t create_revision, int64_t version, uint64_t digest,
+                             sp_error_t *err)
 {
     const ring_seen_t *seen = find(self, keyspace);
+    if (version > 0 && digest == 0)
+        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
+                            "the ring of keyspace " SP_STR_FMT " has version %" PRId64
+                            " and no owners: its shards are missing",
+                            SP_STR_ARG(keyspace), version);
     if (seen == NULL || seen->create_revision < create_revision)
         return 0;
     if (seen->create_revision > create_revision || version < seen->version)
@@ -49,6 +55,24 @@ int ring_versions_check_ring(const ring_versions_t *self, sp_str_t keyspace,
                             "the ring of keyspace " SP_STR_FMT " went back from version %" PRId64
                             " to %" PRId64,
                             SP_STR_ARG(keyspace), seen->version, version);
+    if (version == seen->version && digest != seen->digest)
+        return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
+                            "the ring of keyspace " SP_STR_FMT
+                            " has other owners than before under "
+                            "the same version %" PRId64,
+                            SP_STR_ARG(keyspace), version);
+    return 0;
+}
+
+int ring_versions_check_gone(const ring_versions_t *self, bool (*has)(void *arg, sp_str_t keyspace),
+                             void *arg, sp_error_t *err)
+{
+    for (size_t i = 0; i < self->n; i++)
+        if (self->seen[i].version > 0 && !has(arg, sp_str(self->seen[i].keyspace)))
+            return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
+                                "keyspace %s is not in the catalog any more, and its keys had "
+                                "owners",
+                                self->seen[i].keyspace);
     return 0;
 }
 
@@ -66,7 +90,7 @@ int ring_versions_keep(ring_versions_t *self, sp_str_t cluster_id, int64_t gener
 }
 
 int ring_versions_keep_ring(ring_versions_t *self, sp_str_t keyspace, int64_t create_revision,
-                            int64_t version, sp_error_t *err)
+                            int64_t version, uint64_t digest, sp_error_t *err)
 {
     ring_seen_t *seen = find(self, keyspace);
     if (seen == NULL) {
@@ -79,5 +103,6 @@ int ring_versions_keep_ring(ring_versions_t *self, sp_str_t keyspace, int64_t cr
     }
     seen->create_revision = create_revision;
     seen->version = version;
+    seen->digest = digest;
     return 0;
 }

@@ -77,23 +77,32 @@ int64_t router_ring_version(const sp_catalog_keyspace_view_t *keyspace)
 
 // ---- catalog
 
-static int believe(router_t *self, const sp_catalog_t *catalog, sp_error_t *err)
+static bool has_keyspace(void *arg, sp_str_t name)
+{
+    return sp_catalog_keyspace(arg, name) != NULL;
+}
+
+static int believe(router_t *self, sp_catalog_t *catalog, sp_error_t *err)
 {
     const sp_msg_catalog_generation_t *g = &catalog->generation;
     int rc = ring_versions_check_generation(&self->versions, g->cluster_id, g->generation, err);
-    // An import counts anew; otherwise no ring may go back.
-    for (size_t i = 0;
-         rc == 0 && g->generation == self->versions.generation && i < catalog->n_keyspaces; i++) {
+    // An import counts anew; otherwise no ring may go back, or lose its owners.
+    bool same = self->versions.generation == 0 || self->versions.generation == g->generation;
+    for (size_t i = 0; rc == 0 && same && i < catalog->n_keyspaces; i++) {
         const sp_catalog_keyspace_view_t *k = &catalog->keyspaces[i];
         rc = ring_versions_check_ring(&self->versions, k->keyspace->name,
-                                      k->ring_rev.create_revision, router_ring_version(k), err);
+                                      k->ring_rev.create_revision, router_ring_version(k),
+                                      sp_ring_digest(k->ring), err);
     }
+    if (rc == 0 && same)
+        rc = ring_versions_check_gone(&self->versions, has_keyspace, catalog, err);
     if (rc == 0)
         rc = ring_versions_keep(&self->versions, g->cluster_id, g->generation, err);
     for (size_t i = 0; rc == 0 && i < catalog->n_keyspaces; i++) {
         const sp_catalog_keyspace_view_t *k = &catalog->keyspaces[i];
-        rc = ring_versions_keep_ring(&self->versions, k->keyspace->name,
-                                     k->ring_rev.create_revision, router_ring_version(k), err);
+        rc =
+            ring_versions_keep_ring(&self->versions, k->keyspace->name, k->ring_rev.create_revision,
+                                    router_ring_version(k), sp_ring_digest(k->ring), err);
     }
     return rc;
 }

@@ -1,4 +1,5 @@
 """Routers: statements on the owner of a key, whatever happens to it meanwhile."""
+import json
 import os
 import signal
 import threading
@@ -370,6 +371,28 @@ def test_an_unknown_keyspace_is_told_soon(things):
     assert wrong.value.code == "not_found"
     assert time.monotonic() - start < 2 * SLOW
     c.close()
+
+
+def test_serves_from_the_last_good_catalog_when_records_vanish(things):
+    """Somebody deletes what no transaction of ours would: the keys keep their owners."""
+    c, etcd = things.client, things.rig.stack.etcd.endpoint
+    keys = [f"/shardplane/{what}".encode() for what in (
+        f"shards/{things.shards['a']['name']}", f"ring/{things.name}", f"keyspaces/{things.name}")]
+    records = catalog.read(etcd, b"/shardplane/", b"/shardplane0")
+    c.execute(1, [(INSERT, [1])])
+    try:
+        for key in keys:
+            catalog.delete(etcd, key)
+            for _ in range(10):
+                assert c.execute(1, [("SELECT v FROM things WHERE k = 1", [])])[3][0][4] == [[1]]
+                assert c.shard_for_key(1)[0] == f"{things.name}-a"
+                time.sleep(0.05)
+    finally:
+        for key in reversed(keys):
+            catalog.write(etcd, key, json.loads(records[key]))
+    # What comes back is believed again.
+    later = Things(things.rig)
+    later.client.close()
 
 
 def test_serves_while_etcd_is_down(things):

@@ -318,6 +318,33 @@ static void lookup_is_quick(void **state)
     sp_ring_destroy(&ring);
 }
 
+static uint64_t digest_of(sp_ring_shard_t *shards, size_t n)
+{
+    sp_ring_t *ring = NULL;
+    assert_int_equal(sp_ring_build(&ring, shards, n, NULL), 0);
+    uint64_t digest = sp_ring_digest(ring);
+    sp_ring_destroy(&ring);
+    return digest;
+}
+
+static void digests(void **state)
+{
+    (void)state;
+    int64_t low[] = {-5, 7}, high[] = {9}, other[] = {10};
+    sp_ring_shard_t x = {.id = sp_str("a"), .tokens = {low, 2}},
+                    y = {.id = sp_str("b"), .tokens = {high, 1}};
+    uint64_t both = digest_of((sp_ring_shard_t[]){x, y}, 2);
+    assert_true(both == digest_of((sp_ring_shard_t[]){y, x}, 2));
+    assert_true(both ==
+                digest_of((sp_ring_shard_t[]){y, {.id = sp_str("c")}, x}, 3)); // owns nothing
+    assert_true(both != digest_of(&x, 1));
+    y.tokens.items = other;
+    assert_true(both != digest_of((sp_ring_shard_t[]){x, y}, 2));
+    y = (sp_ring_shard_t){.id = sp_str("d"), .tokens = {high, 1}};
+    assert_true(both != digest_of((sp_ring_shard_t[]){x, y}, 2));
+    assert_true(sp_ring_digest(NULL) == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -325,6 +352,7 @@ int main(void)
         cmocka_unit_test(refusals),       cmocka_unit_test(lookup_follows_the_definition),
         cmocka_unit_test(splits),         cmocka_unit_test(bounds_stay_few),
         cmocka_unit_test(split_refusals), cmocka_unit_test(lookup_is_quick),
+        cmocka_unit_test(digests),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -30,25 +30,55 @@ static void rings(void **state)
     (void)state;
     ring_versions_t v = {0};
     assert_int_equal(ring_versions_keep(&v, c1, 1, NULL), 0);
-    assert_int_equal(ring_versions_check_ring(&v, a, 10, 5, NULL), 0);
-    assert_int_equal(ring_versions_keep_ring(&v, a, 10, 5, NULL), 0);
-    assert_int_equal(ring_versions_keep_ring(&v, b, 11, 1, NULL), 0);
-    assert_int_equal(ring_versions_check_ring(&v, a, 10, 5, NULL), 0);
-    assert_int_equal(ring_versions_check_ring(&v, a, 10, 6, NULL), 0);
-    assert_int_equal(ring_versions_check_ring(&v, a, 10, 4, NULL), SP_E_CATALOG_UNAVAILABLE);
-    assert_int_equal(ring_versions_check_ring(&v, a, 9, 7, NULL), SP_E_CATALOG_UNAVAILABLE);
-    assert_int_equal(ring_versions_check_ring(&v, a, 20, 1, NULL), 0); // deleted and made anew
-    assert_int_equal(ring_versions_check_ring(&v, b, 11, 0, NULL), SP_E_CATALOG_UNAVAILABLE);
-    assert_int_equal(ring_versions_keep_ring(&v, a, 10, 9, NULL), 0);
-    assert_int_equal(ring_versions_check_ring(&v, a, 10, 8, NULL), SP_E_CATALOG_UNAVAILABLE);
+    assert_int_equal(ring_versions_check_ring(&v, a, 10, 5, 1, NULL), 0);
+    assert_int_equal(ring_versions_keep_ring(&v, a, 10, 5, 1, NULL), 0);
+    assert_int_equal(ring_versions_keep_ring(&v, b, 11, 1, 1, NULL), 0);
+    assert_int_equal(ring_versions_check_ring(&v, a, 10, 5, 1, NULL), 0);
+    assert_int_equal(ring_versions_check_ring(&v, a, 10, 6, 1, NULL), 0);
+    assert_int_equal(ring_versions_check_ring(&v, a, 10, 4, 1, NULL), SP_E_CATALOG_UNAVAILABLE);
+    assert_int_equal(ring_versions_check_ring(&v, a, 9, 7, 1, NULL), SP_E_CATALOG_UNAVAILABLE);
+    assert_int_equal(ring_versions_check_ring(&v, a, 20, 1, 1, NULL), 0); // deleted and made anew
+    assert_int_equal(ring_versions_check_ring(&v, b, 11, 0, 1, NULL), SP_E_CATALOG_UNAVAILABLE);
+    assert_int_equal(ring_versions_keep_ring(&v, a, 10, 9, 1, NULL), 0);
+    assert_int_equal(ring_versions_check_ring(&v, a, 10, 8, 1, NULL), SP_E_CATALOG_UNAVAILABLE);
     // An import counts anew.
     assert_int_equal(ring_versions_keep(&v, c1, 2, NULL), 0);
-    assert_int_equal(ring_versions_check_ring(&v, a, 1, 1, NULL), 0);
+    assert_int_equal(ring_versions_check_ring(&v, a, 1, 1, 1, NULL), 0);
+    ring_versions_free(&v);
+}
+
+static bool only_b(void *arg, sp_str_t keyspace)
+{
+    ++*(int *)arg;
+    return sp_str_eq(keyspace, b);
+}
+
+// The same version stands for the same owners, and a ring that had some does not vanish.
+static void damage(void **state)
+{
+    (void)state;
+    ring_versions_t v = {0};
+    int asked = 0;
+    assert_int_equal(ring_versions_keep(&v, c1, 1, NULL), 0);
+    assert_int_equal(ring_versions_keep_ring(&v, b, 11, 1, 7, NULL), 0);
+    assert_int_equal(ring_versions_keep_ring(&v, a, 10, 0, 0, NULL), 0);
+    assert_int_equal(ring_versions_check_ring(&v, b, 11, 1, 7, NULL), 0);
+    assert_int_equal(ring_versions_check_ring(&v, b, 11, 1, 8, NULL), SP_E_CATALOG_UNAVAILABLE);
+    assert_int_equal(ring_versions_check_ring(&v, b, 11, 2, 8, NULL), 0);
+    assert_int_equal(ring_versions_check_ring(&v, b, 12, 1, 8, NULL), 0);    // made anew
+    assert_int_equal(ring_versions_check_gone(&v, only_b, &asked, NULL), 0); // a never had owners
+    assert_int_equal(ring_versions_check_ring(&v, b, 11, 2, 0, NULL), SP_E_CATALOG_UNAVAILABLE);
+    assert_int_equal(ring_versions_check_ring(&v, c1, 12, 1, 0, NULL), SP_E_CATALOG_UNAVAILABLE);
+    assert_int_equal(ring_versions_check_ring(&v, c1, 12, 0, 0, NULL), 0);
+    assert_int_equal(ring_versions_keep_ring(&v, a, 10, 1, 9, NULL), 0);
+    assert_int_equal(ring_versions_check_gone(&v, only_b, &asked, NULL), SP_E_CATALOG_UNAVAILABLE);
+    assert_true(asked > 1);
     ring_versions_free(&v);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(generations), cmocka_unit_test(rings)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(generations), cmocka_unit_test(rings),
+                                       cmocka_unit_test(damage)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
