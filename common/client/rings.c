@@ -171,7 +171,15 @@ static keyspace_t *find_or_add(sp_rings_t *self, const char *name)
 
 // ---- the thread
 
-// Takes a snapshot over unless it is older than what is there. One of the same version may name other primaries.
+// One of the same version may name other primaries, and nothing else.
+static bool is_newer(const table_t *fresh, const table_t *old)
+{
+    return fresh->version > old->version ||
+           (fresh->version == old->version &&
+            sp_ring_digest(fresh->ring) == sp_ring_digest(old->ring));
+}
+
+// Takes a snapshot over unless it is older than what is there.
 static void take_over(sp_rings_t *self, const sp_msg_ring_snapshot_t *snapshot)
 {
     char name[64];
@@ -182,7 +190,7 @@ static void take_over(sp_rings_t *self, const sp_msg_ring_snapshot_t *snapshot)
     keyspace_t *k = find(self, name);
     if (k && !fresh)
         k->fault = err;
-    if (k && fresh && (!k->table || fresh->version >= k->table->version)) {
+    if (k && fresh && (!k->table || is_newer(fresh, k->table))) {
         old = k->table;
         k->table = fresh;
         fresh = NULL;

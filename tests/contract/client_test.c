@@ -39,6 +39,7 @@ typedef struct router {
     atomic_int gets;          // ring_get seen
     atomic_int version;       // of the ring
     atomic_int promoted;      // s1 has another primary
+    atomic_int emptied;       // the ring has lost its shards
     atomic_int publish;       // a change is to be published
     pthread_mutex_t lock;     // for the next one
     char idempotency_key[64]; // of the last execute
@@ -48,7 +49,7 @@ typedef struct router {
     int silent_n;             // count
 } router_t;
 
-// Version 1: s1 owns all. From 2 on: s1 the negative hashes, s2 the others. 99: with a hole.
+// Version 1: s1 owns all. From 2 on: s1 the negative hashes, s2 the others. 99: with a hole. Emptied: nobody owns anything.
 static void fill_ring(router_t *self, sp_msg_ring_snapshot_t *ring)
 {
     static int64_t all[] = {INT64_MIN}, low[] = {INT64_MIN, 0}, high[] = {0}, hole[] = {5};
@@ -74,7 +75,7 @@ static void fill_ring(router_t *self, sp_msg_ring_snapshot_t *ring)
                                      .ring_version = version,
                                      .has_ring_version = true};
     ring->shards.items = shards;
-    ring->shards.n = 2;
+    ring->shards.n = atomic_load(&self->emptied) ? 0 : 2;
 }
 
 static void on_get(void *arg, sp_request_t *r)
@@ -532,6 +533,12 @@ static void test_route_in_process(void **state)
     }
     assert_string_equal(o.host, "h9");
     assert_int_equal(o.ring_version, 2);
+    // But no other owners.
+    atomic_store(&router->emptied, 1);
+    atomic_store(&router->publish, 1);
+    sp_clock_sleep_ms(200);
+    assert_int_equal(shardplane_route(sp, NULL, low, &o, &err), 0);
+    atomic_store(&router->emptied, 0);
     // Never back, never one with a hole.
     atomic_store(&router->version, 1);
     atomic_store(&router->publish, 1);
