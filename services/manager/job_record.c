@@ -21,6 +21,18 @@ int job_mode(const job_t *job)
     return (int)sp_job_mode(job->rec->flipped, (int)job->rec->undo_to);
 }
 
+static job_place_t place_of(const sp_msg_catalog_job_t *r)
+{
+    return (job_place_t){r->state, r->undo_to, r->attempt, r->flipped};
+}
+
+bool job_stands_still(const job_t *job, const sp_msg_catalog_job_t *theirs)
+{
+    job_place_t a = job->place, b = place_of(theirs);
+    return a.state == b.state && a.undo_to == b.undo_to && a.attempt == b.attempt &&
+           a.flipped == b.flipped;
+}
+
 // Decodes JSON into a record of its own arena, which replaces the old one.
 static int adopt(job_t *job, const char *json, size_t len, int64_t mod_revision, sp_error_t *err)
 {
@@ -38,6 +50,7 @@ static int adopt(job_t *job, const char *json, size_t len, int64_t mod_revision,
     job->arena = arena;
     job->rec = rec;
     job->mod_revision = mod_revision;
+    job->place = place_of(rec);
     if (rec->progress)
         job->progress = *rec->progress;
     return 0;
@@ -83,11 +96,10 @@ static void stamp(job_t *job)
     }
 }
 
-int job_commit_strict(job_t *job, job_extra_fn *extra, sp_error_t *err)
+static int commit(job_t *job, job_extra_fn *extra, sp_error_t *err)
 {
     char key[64];
     snprintf(key, sizeof key, "jobs/%s", job->id);
-    stamp(job);
     sp_catalog_txn_t *txn = env_txn(&job->env);
     if (!txn)
         return no_memory(err);
@@ -98,9 +110,17 @@ int job_commit_strict(job_t *job, job_extra_fn *extra, sp_error_t *err)
     if (rc == 0)
         rc = sp_catalog_txn_commit(txn, job->env.store, &revision, err);
     sp_catalog_txn_destroy(&txn);
-    if (rc == 0)
+    if (rc == 0) {
         job->mod_revision = revision;
+        job->place = place_of(job->rec);
+    }
     return rc;
+}
+
+int job_commit_strict(job_t *job, job_extra_fn *extra, sp_error_t *err)
+{
+    stamp(job);
+    return commit(job, extra, err);
 }
 
 void job_take_flags(job_t *job, const sp_msg_catalog_job_t *theirs)
@@ -141,10 +161,15 @@ static int look(job_t *job, bool *ret_mine, sp_error_t *err)
         rc = sp_wire_encode_json(&sp_schema_catalog_job, job->rec, true, &mine, err);
     *ret_mine = rc == 0 && kv.mod_revision != job->mod_revision &&
                 sp_str_eq(kv.value, (sp_str_t){mine.data, mine.len});
-    if (rc == 0 && kv.mod_revision != job->mod_revision) {
-        bool leader_wrote = theirs.epoch > job->env.epoch.epoch;
-        if (!*ret_mine && leader_wrote)
-            rc = sp_error_set(err, SP_E_STALE_EPOCH, "another leader wrote job %s", job->id);
+    if (*ret_mine)
+        job->place = place_of(job->rec);
+    else if (rc == 0 && theirs.epoch > job->env.epoch.epoch)
+        rc = sp_error_set(err, SP_E_STALE_EPOCH, "another leader wrote job %s", job->id);
+    else if (rc == 0 && !job_stands_still(job, &theirs))
+        // A write of ours that was given up can still arrive: a flip, for one.
+        rc = sp_error_set(err, SP_E_CONFLICT, "job %s is %s now%s", job->id,
+                          sp_job_state_name((int)theirs.state), theirs.flipped ? ", flipped" : "");
+    if (rc == 0) {
         job_take_flags(job, &theirs);
         job->mod_revision = kv.mod_revision;
     }
@@ -155,11 +180,12 @@ static int look(job_t *job, bool *ret_mine, sp_error_t *err)
 
 static int save_with(job_t *job, job_extra_fn *extra, sp_error_t *err)
 {
+    stamp(job); // once: what is sent again must be known again
     for (int i = 0;; i++) {
         if (env_stopped(&job->env))
             return sp_error_set(err, SP_E_STALE_EPOCH, "this manager does not lead any more");
         sp_error_clear(err);
-        int rc = job_commit_strict(job, extra, err);
+        int rc = commit(job, extra, err);
         if (rc != SP_E_CONFLICT && rc != SP_E_CATALOG_UNAVAILABLE)
             return rc;
         int64_t before = job->mod_revision;

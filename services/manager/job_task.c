@@ -150,7 +150,7 @@ static void look_at_flags(job_t *job)
         // All flags, before the revision: a save under it would write over the ones that were not taken.
         job_take_flags(job, &now);
         if (now.epoch <= job->env.epoch.epoch && kv.mod_revision > job->mod_revision &&
-            now.state == job->rec->state)
+            job_stands_still(job, &now))
             job->mod_revision = kv.mod_revision;
     }
     sp_arena_destroy(&arena);

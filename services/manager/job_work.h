@@ -23,12 +23,19 @@ typedef struct job_task {
     struct job_task *next;         // list
 } job_task_t;
 
+// Where a record stands. Between two writes of the actor, commands change flags and limits, never this.
+typedef struct job_place {
+    int64_t state, undo_to, attempt; // of the record
+    bool flipped;                    // of the record
+} job_place_t;
+
 typedef struct job {
     env_t env;                      // store, catalog, connections
     char id[33];                    // job
     sp_arena_t *arena;              // of the record
     sp_msg_catalog_job_t *rec;      // record as last read or written
     int64_t mod_revision;           // of the record
+    job_place_t place;              // as etcd has it; rec may be ahead
     bool undoing;                   // waits are not ended by a cancel
     bool taken_over;                // backends of earlier leaders are gone, the epoch is raised
     job_task_t *tasks;              // running ones
@@ -46,9 +53,11 @@ typedef struct job {
 // ---- record (job_record.c)
 // Loads catalog and record anew; pointers into the old record die. not_found when the record is gone.
 int job_reload(job_t *job, sp_error_t *err);
-// Compare-and-swap of the record. Flags that commands set meanwhile are taken over; anything else that changed is `conflict`.
-// An answer that is lost is found out by reading. Waits for etcd as long as this process leads.
+// Compare-and-swap of the record. Flags that commands set meanwhile are taken over; a record that stands elsewhere than where it was
+// left is `conflict`. An answer that is lost is found out by reading. Waits for etcd as long as this process leads.
 int job_save(job_t *job, sp_error_t *err);
+// Whether this version of the record stands where the actor left it: else it may not be written over.
+bool job_stands_still(const job_t *job, const sp_msg_catalog_job_t *theirs);
 // Takes over what only commands set (cancel, finalize, drop rows, limits) from a newer version of the record.
 void job_take_flags(job_t *job, const sp_msg_catalog_job_t *theirs);
 // Takes a row of the state table, saves, tells metrics. extra: puts more into the same transaction, or NULL.
