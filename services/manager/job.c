@@ -93,22 +93,27 @@ static int may_cancel(job_t *job, sp_error_t *err)
     return 0;
 }
 
+// The record as etcd has it, with this error: what the step had changed in memory must not be saved along with it.
+static int reload_with_error(job_t *job, const sp_error_t *why, sp_error_t *err)
+{
+    int rc = job_reload(job, err);
+    if (rc == 0)
+        job_set_error(job, why);
+    return rc;
+}
+
 // The step failed for good: from here everything is undone.
-static void fail(job_t *job, const sp_error_t *why)
+static int fail(job_t *job, const sp_error_t *why)
 {
     sp_error_t err = {0};
     sp_log(SP_LOG_ERROR, "JOB-FAILS", "job", job->id, "code", sp_error_name(why->code), "reason",
            why->text, NULL);
-    job_set_error(job, why);
-    if (job_transition(job, SP_JOB_EV_FAIL, NULL, &err) != 0)
+    int rc = reload_with_error(job, why, &err);
+    if (rc == 0)
+        rc = job_transition(job, SP_JOB_EV_FAIL, NULL, &err);
+    if (rc != 0)
         sp_log(SP_LOG_WARN, "JOB-FAIL", "job", job->id, "reason", err.text, NULL);
-}
-
-// A refusal by etcd or a shard that only says "read again".
-static bool heals(int code)
-{
-    return code == SP_E_CONFLICT || code == SP_E_CATALOG_UNAVAILABLE ||
-           code == SP_E_OUTCOME_UNKNOWN;
+    return rc;
 }
 
 static void after_failure(job_t *job, patience_t *p, const sp_error_t *why)
@@ -119,20 +124,18 @@ static void after_failure(job_t *job, patience_t *p, const sp_error_t *why)
             (patience_t){.since_ms = now, .state = job->rec->state, .done = job->rec->steps_done.n};
     p->failures++;
     bool undoable = !job->rec->flipped && job->rec->undo_to == 0;
-    bool healing = why->retryable || (heals(why->code) && why->code != SP_E_CONFLICT);
+    bool healing = why->retryable || why->code == SP_E_OUTCOME_UNKNOWN;
     bool out_of_time = now - p->since_ms > job->env.settings->retry_for_s * 1000;
-    if (undoable && (!healing || out_of_time)) {
-        fail(job, why);
+    if (undoable && (!healing || out_of_time) && fail(job, why) == 0)
         return;
-    }
     sp_log(SP_LOG_WARN, "JOB-RETRY", "job", job->id, "state",
            sp_job_state_name((int)job->rec->state), "code", sp_error_name(why->code), "failures",
            sp_log_fmt("%d", p->failures), "reason", why->text, NULL);
     job_fact(job, "retry", NULL, 1);
     if (p->failures == 3) { // for people who watch; not worth a write each time
         sp_error_t ignored = {0};
-        job_set_error(job, why);
-        job_save(job, &ignored);
+        if (reload_with_error(job, why, &ignored) == 0)
+            job_save(job, &ignored);
     }
     // Undoing and going forward may not give up, and this wait may not be cut short by the cancel that is being obeyed.
     bool was = job->undoing;
