@@ -62,8 +62,9 @@ static int cancel_once(command_t *c, sp_str_t id, sp_error_t *err)
     if (!view)
         return SP_E_NOT_FOUND;
     const sp_msg_catalog_job_t *j = view->job;
-    if (j->state == SP_JOB_STATE_CANCELLED || j->cancel_requested ||
-        j->undo_to == SP_JOB_STATE_CANCELLED)
+    // A flag that a failed job still carries came too late for its undo.
+    if (j->state == SP_JOB_STATE_CANCELLED || j->undo_to == SP_JOB_STATE_CANCELLED ||
+        (j->cancel_requested && j->state != SP_JOB_STATE_FAILED))
         return 0;
     if (!sp_job_may_cancel((int)j->state, job_mode(j)))
         return sp_error_set(err, SP_E_CONFLICT,

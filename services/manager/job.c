@@ -14,19 +14,16 @@
 
 // ---- takeover
 
-static int take_shard(job_t *job, sp_str_t id, sp_error_t *err)
+int job_take_shard(job_t *job, sp_str_t id, sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
     char out[8] = "";
     bool null = false;
     const sp_catalog_shard_view_t *view = sp_catalog_shard(job->env.catalog, id);
     if (!view)
-        return 0; // undone already
+        return 0;              // undone already
+    env_forget(&job->env, id); // own connections of the other role would be ended too
     int rc = env_pg(&job->env, id, ENV_ADMIN, &pg, err);
-    if (rc == 0) // own connections of the other role would be ended too
-        env_forget(&job->env, id);
-    if (rc == 0)
-        rc = env_pg(&job->env, id, ENV_ADMIN, &pg, err);
     if (rc == 0)
         rc = sp_owner_terminate(pg, job->id, err);
     if (rc == 0)
@@ -37,11 +34,20 @@ static int take_shard(job_t *job, sp_str_t id, sp_error_t *err)
     return rc;
 }
 
-int job_take_over(job_t *job, sp_error_t *err)
+int job_take_targets(job_t *job, sp_error_t *err)
 {
-    int rc = take_shard(job, job->rec->source_shard_id, err);
+    int rc = 0;
     for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++)
-        rc = take_shard(job, job->rec->targets.items[i].shard_id, err);
+        rc = job_take_shard(job, job->rec->targets.items[i].shard_id, err);
+    return rc;
+}
+
+static int take_over(job_t *job, sp_error_t *err)
+{
+    int rc = job_take_shard(job, job->rec->source_shard_id, err);
+    if (rc == 0)
+        rc = job_take_targets(job, err);
+    job->taken_over = rc == 0;
     return rc;
 }
 
@@ -73,10 +79,11 @@ static int work(job_t *job, sp_error_t *err)
     }
 }
 
-// Whether a new leader must end what an earlier one has left running before it reads anything.
+// Whether a new leader must end what an earlier one has left running before it reads anything. In `pending` nothing runs yet; an undo
+// takes its shards over in an order of its own.
 static bool needs_take_over(const job_t *job)
 {
-    return !job->taken_over && job->rec->state != SP_JOB_STATE_PENDING;
+    return !job->taken_over && job->rec->undo_to == 0 && job->rec->state != SP_JOB_STATE_PENDING;
 }
 
 typedef struct patience {
@@ -85,13 +92,6 @@ typedef struct patience {
     int64_t state;    // in which
     size_t done;      // steps done then: progress starts the count again
 } patience_t;
-
-static int may_cancel(job_t *job, sp_error_t *err)
-{
-    if (job->rec->cancel_requested && sp_job_may_cancel((int)job->rec->state, job_mode(job)))
-        return job_transition(job, SP_JOB_EV_CANCEL, NULL, err);
-    return 0;
-}
 
 // The record as etcd has it, with this error: what the step had changed in memory must not be saved along with it.
 static int reload_with_error(job_t *job, const sp_error_t *why, sp_error_t *err)
@@ -148,6 +148,22 @@ static void after_failure(job_t *job, patience_t *p, const sp_error_t *why)
     job->undoing = was;
 }
 
+// What the record asks for now.
+static int one_round(job_t *job, sp_error_t *err)
+{
+    // Before any shard is asked: one that is away must not keep a cancel from being heard.
+    if (job->rec->cancel_requested && sp_job_may_cancel((int)job->rec->state, job_mode(job)))
+        return job_transition(job, SP_JOB_EV_CANCEL, NULL, err);
+    bool fresh = job->rec->state == SP_JOB_STATE_PENDING;
+    job->given_back = job->given_back && job->rec->undo_to != 0; // a retry seals anew
+    int rc = needs_take_over(job) ? take_over(job, err) : 0;
+    if (rc == 0)
+        rc = work(job, err);
+    // What there is after `pending`, this actor has made.
+    job->taken_over = job->taken_over || (rc == 0 && fresh);
+    return rc;
+}
+
 static void drive(job_t *job)
 {
     patience_t patience = {0};
@@ -159,15 +175,8 @@ static void drive(job_t *job)
             return;
         if (rc == 0 && !job_needs_actor(job->rec))
             return;
-        if (rc == 0 && needs_take_over(job)) {
-            rc = job_take_over(job, &err);
-            job->taken_over = rc == 0;
-        }
         if (rc == 0)
-            rc = may_cancel(job, &err);
-        if (rc == 0)
-            rc = work(job, &err);
-        job->taken_over = job->taken_over || rc == 0;
+            rc = one_round(job, &err);
         if (rc == SP_E_STALE_EPOCH || env_stopped(&job->env)) {
             sp_log(SP_LOG_INFO, "JOB-LET-GO", "job", job->id, "reason", err.text, NULL);
             env_sleep(&job->env, 1000); // a shard may know a later leader before etcd tells us

@@ -31,13 +31,20 @@ static int on_shard(job_t *job, sp_str_t shard, const char *sql, char *out, size
     return rc == 0 ? sp_pg_value(pg, sql, 1, params, out, size, &null, err) : rc;
 }
 
-static int step_stop(job_t *job, sp_error_t *err)
+// ---- source
+
+// First of all, so that a sealed source refuses no longer than it must, whatever keeps the rest from being undone.
+static int give_back(job_t *job, sp_error_t *err)
 {
     job_tasks_end_all(job);
-    return job_take_over(job, err);
+    if (job->given_back)
+        return 0;
+    int rc = job_take_shard(job, job->rec->source_shard_id, err);
+    if (rc == 0 && has_kind(job, "guards"))
+        rc = job_unseal_source(job, err);
+    job->given_back = rc == 0;
+    return rc;
 }
-
-// ---- source
 
 static int step_source(job_t *job, sp_error_t *err)
 {
@@ -54,8 +61,6 @@ static int step_source(job_t *job, sp_error_t *err)
     }
     if (rc == 0 && has_kind(job, "identity"))
         rc = job_restore_identities(job, err);
-    if (rc == 0 && has_kind(job, "guards"))
-        rc = job_unseal_source(job, err);
     if (rc == 0 && has_kind(job, "guards"))
         rc = on_shard(job, job->rec->source_shard_id, SP_SQL_FORGET_JOB, out, sizeof out, err);
     return rc;
@@ -231,13 +236,12 @@ static int put_undone(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err)
     return 0;
 }
 
-int job_undo(job_t *job, sp_error_t *err)
+// Not by steps_done: each of these looks at what is there, and a failure in the middle starts from the front.
+static int undo_shards(job_t *job, sp_error_t *err)
 {
-    job->undoing = true;
-    // Not by steps_done: each of these looks at what is there, and a failure in the middle starts from the front.
-    int rc = job_failpoint("undo", "before", err);
+    int rc = give_back(job, err);
     if (rc == 0)
-        rc = step_stop(job, err);
+        rc = job_take_targets(job, err);
     if (rc == 0)
         rc = job_failpoint("undo_source", "before", err);
     if (rc == 0)
@@ -246,8 +250,16 @@ int job_undo(job_t *job, sp_error_t *err)
         rc = job_failpoint("undo_targets", "before", err);
     if (rc == 0)
         rc = step_learn_schema(job, err);
-    if (rc == 0)
-        rc = step_targets(job, err);
+    return rc == 0 ? step_targets(job, err) : rc;
+}
+
+int job_undo(job_t *job, sp_error_t *err)
+{
+    job->undoing = true;
+    int rc = job_failpoint("undo", "before", err);
+    // In `pending` nothing was made yet, on shards that perhaps cannot even be reached.
+    if (rc == 0 && job->rec->state != SP_JOB_STATE_PENDING)
+        rc = undo_shards(job, err);
     if (rc == 0)
         rc = job_failpoint("undo", "after", err);
     return rc == 0 ? job_transition(job, SP_JOB_EV_UNDONE, put_undone, err) : rc;

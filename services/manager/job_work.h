@@ -38,6 +38,7 @@ typedef struct job {
     job_place_t place;              // as etcd has it; rec may be ahead
     bool undoing;                   // waits are not ended by a cancel
     bool taken_over;                // backends of earlier leaders are gone, the epoch is raised
+    bool given_back;                // undo: the source owns and accepts again
     job_task_t *tasks;              // running ones
     job_task_t *holder;             // holds the exported snapshot, or NULL
     char snapshot[130];             // what the holder exported
@@ -146,8 +147,9 @@ int job_cutover(job_t *job, sp_error_t *err);
 int job_lifting(job_t *job, sp_error_t *err);
 int job_completed(job_t *job, sp_error_t *err); // job_complete.c
 int job_undo(job_t *job, sp_error_t *err);      // job_undo.c
-// Takes over: ends all backends of the job and raises the epoch on all its shards.
-int job_take_over(job_t *job, sp_error_t *err);
+// Takes over: ends all backends of the job on a shard and raises the epoch there; then on all targets.
+int job_take_shard(job_t *job, sp_str_t id, sp_error_t *err);
+int job_take_targets(job_t *job, sp_error_t *err);
 
 // ---- shared pieces
 // All tables of the job: those that hold rows, then the partitioned ones.

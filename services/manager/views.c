@@ -118,7 +118,7 @@ bool view_job(const sp_msg_catalog_job_t *j, sp_arena_t *arena, sp_msg_job_t *re
     int state = (int)j->state;
     int mode = (int)sp_job_mode(j->flipped, (int)j->undo_to);
     size_t n = 0;
-    if (sp_job_may_cancel(state, mode) && !j->cancel_requested)
+    if (sp_job_may_cancel(state, mode) && (!j->cancel_requested || state == SP_JOB_FAILED))
         can[n++] = SP_STR("cancel");
     if (sp_job_may_retry(state, mode))
         can[n++] = SP_STR("retry");
@@ -166,5 +166,7 @@ bool job_needs_actor(const sp_msg_catalog_job_t *j)
             folded = folded || sp_str_eqz(j->steps_done.items[i], "folded");
         return !folded || j->finalize_requested;
     }
+    if (j->state == SP_JOB_STATE_FAILED) // a cancel that came while the failure was undone
+        return j->cancel_requested;
     return sp_job_is_live((int)j->state);
 }

@@ -1,4 +1,76 @@
 """Giving a job up where that is hard: a shard that is away, a statement that waits, a failure that is being undone already."""
+import contextlib
+import time
+
+import psycopg2
+
+from harness.rig import SLOW
+
+from test_crash import hold, reach
+
+
+def cancel(cell):
+    cell.rig.api.retrying("POST", f"/api/v1/reshard/jobs/{cell.job_id}/cancel", {})
+
+
+@contextlib.contextmanager
+def reading(cell, text):
+    """A transaction in shard a that has read, and does not end."""
+    connection = psycopg2.connect(cell.dsn("a", "primary"))
+    try:
+        connection.set_session(isolation_level="REPEATABLE READ")
+        with connection.cursor() as cursor:
+            cursor.execute(text)
+        yield
+    finally:
+        connection.close()
+
+
+def test_a_target_that_cannot_be_reached_ends_the_job(rig):
+    """Nothing was made on it yet, so there is nothing to undo there; the job fails with what preflight found, and may be tried again."""
+    cell = rig.cell(register=("a", "b"))
+    cluster = rig.stack.cluster(cell.shards["b"]["cluster"])
+    cluster.stop("immediate")
+    cell.job_id = rig.api.split(f"{cell.name}-a", [f"{cell.name}-b"])["id"]
+    job = cell.wait("failed", 30)
+    assert [f["check"] for f in job["findings"]] == ["unreachable"], job
+    cluster.start()
+    rig.api.retrying("POST", f"/api/v1/reshard/jobs/{cell.job_id}/retry", {})
+    cell.wait("completed")
+    cell.close()
+
+
+def test_a_cancel_gives_a_sealed_source_back_before_all_else(cell):
+    """Cancelled between seal and flip, while a reader holds up what must be undone on the tables: writes do not wait for that."""
+    hold(cell.rig, "cutover")
+    cell.remember()
+    cell.split()
+    reach(cell, "cutover")
+
+    def accepts():
+        with contextlib.suppress(psycopg2.Error):
+            return cell.sql("a", "UPDATE customers SET seq = seq WHERE id = 1", role="primary") == 1
+        return False
+
+    cell.rig.stack.wait_for("the seal", lambda: not accepts(), 20 * SLOW)
+    with reading(cell, "SELECT count(*) FROM orders"):
+        cancel(cell)
+        began = time.monotonic()
+        cell.rig.stack.wait_for("the source to accept again", accepts, 60 * SLOW)
+        waited = time.monotonic() - began
+        assert waited < 10 * SLOW, f"writes waited {waited:.1f} s"
+    cell.wait("cancelled")
+    cell.no_residue()
+
+
+def test_a_cancel_while_a_failure_is_undone_is_not_lost(cell):
+    cell.rig.lead_with("job_undo_before:sleep=2000")
+    cell.sql("a", "CREATE TABLE forgotten (id bigint PRIMARY KEY)")
+    cell.split()
+    cell.rig.stack.wait_for("the failure", lambda: cell.rig.api.job(cell.job_id).get("findings"), 20 * SLOW)
+    cancel(cell)
+    job = cell.wait("cancelled", 20)
+    assert job["error"]["code"] == "preflight_failed", job
 
 
 def test_a_record_that_is_too_large_ends_the_job(cell):
