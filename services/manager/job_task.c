@@ -73,6 +73,14 @@ int job_task_control(job_t *job, const job_task_t *task, const sp_msg_task_contr
     return sp_actor_end_send(job->env.end, &sp_schema_task_control, &c, err);
 }
 
+static void ask_to_stop(job_t *job, job_task_t *t)
+{
+    sp_msg_task_control_t stop = {.verb = SP_TASK_VERB_STOP, .has_verb = true};
+    t->stopped = true;
+    if (!job_task_final(t))
+        job_task_control(job, t, &stop, NULL);
+}
+
 bool job_task_final(const job_task_t *task)
 {
     return task->state == SP_TASK_STATE_DONE || task->state == SP_TASK_STATE_FAILED;
@@ -124,6 +132,9 @@ static void on_update(job_t *job, const sp_msg_task_update_t *u)
     t->updates++;
     if (t->state == SP_TASK_STATE_FAILED) {
         error_from_message(copy.error, &t->err);
+        // A worker that stops gives its tasks up in the same words as one that was told to.
+        if (t->err.code == SP_E_CANCELLED && !t->stopped)
+            sp_error_set(&t->err, SP_E_UNAVAILABLE, "its worker has stopped");
         sp_log(SP_LOG_WARN, "JOB-TASK-FAILED", "job", job->id, "task", t->id, "code",
                sp_error_name(t->err.code), "retryable", t->err.retryable ? "true" : "false",
                "reason", t->err.text, NULL);
@@ -234,9 +245,8 @@ void job_task_end(job_t *job, job_task_t **task_p)
     sp_error_t err = {0};
     bool was_undoing = job->undoing;
     if (!job_task_final(t)) {
-        sp_msg_task_control_t stop = {.verb = SP_TASK_VERB_STOP, .has_verb = true};
         int64_t deadline = sp_clock_mono_ms() + STOP_WAIT_MS;
-        job_task_control(job, t, &stop, &err);
+        ask_to_stop(job, t);
         job->undoing = true; // a cancel must not end this wait
         while (!job_task_final(t) && sp_clock_until_ms(deadline) > 0 &&
                job_pump(job, 100, &err) == 0)
@@ -253,10 +263,8 @@ void job_task_end(job_t *job, job_task_t **task_p)
 
 void job_tasks_end_all(job_t *job)
 {
-    sp_msg_task_control_t stop = {.verb = SP_TASK_VERB_STOP, .has_verb = true};
     for (job_task_t *t = job->tasks; t; t = t->next)
-        if (!job_task_final(t))
-            job_task_control(job, t, &stop, NULL);
+        ask_to_stop(job, t);
     while (job->tasks) {
         job_task_t *t = job->tasks;
         job_task_end(job, &t);
@@ -383,10 +391,9 @@ int job_batch_run(job_t *job, const job_batch_t *batch, sp_error_t *err)
             rc = job_pump(job, 200, err);
     }
     sp_error_t why = err ? *err : (sp_error_t){0};
-    sp_msg_task_control_t stop = {.verb = SP_TASK_VERB_STOP, .has_verb = true};
     for (size_t i = 0; items && i < batch->n; i++)
         if (items[i].task && !env_stopped(&job->env))
-            job_task_control(job, items[i].task, &stop, NULL);
+            ask_to_stop(job, items[i].task);
     for (size_t i = 0; items && i < batch->n; i++) {
         if (items[i].task && env_stopped(&job->env))
             task_free(job, items[i].task);

@@ -17,6 +17,7 @@ typedef struct job_task {
     sp_arena_t *arena;             // of last
     sp_msg_task_update_t last;     // last update, own copy
     int updates;                   // how many came
+    bool stopped;                  // it was told to stop
     int64_t rate_bytes_per_s;      // what it was told last; copy and purge
     int64_t max_replica_lag_bytes; // the same
     sp_error_t err;                // why it failed

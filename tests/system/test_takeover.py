@@ -2,9 +2,25 @@
 import base64
 import json
 
+import pytest
+
 from harness.etcd_proxy import EtcdProxy
 
-from test_crash import RESUME_SECONDS
+from test_crash import RESUME_SECONDS, hold, reach
+
+
+@pytest.mark.parametrize("phase", ["precopy", "validating"])
+def test_workers_are_stopped_one_after_the_other(cell, phase):
+    """A rolling restart: what a worker gives up because it stops goes to another one, and the job does not fail."""
+    hold(cell.rig, phase)
+    cell.write()
+    cell.split()
+    reach(cell, phase)
+    for s in cell.rig.stack.of_kind("resharder"):
+        cell.rig.stack.stop(s.id)
+        cell.rig.stack.start(s.id)
+    cell.wait("completed", RESUME_SECONDS + 30)
+    cell.finish()
 
 
 def job_writes(body):
