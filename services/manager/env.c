@@ -76,6 +76,12 @@ sp_catalog_txn_t *env_txn(const env_t *self)
     return sp_catalog_txn_new(self->epoch.epoch);
 }
 
+static bool is_cut_short(void *arg)
+{
+    const env_t *self = arg;
+    return env_stopped(arg) || (self->interrupted && self->interrupted(self->interrupted_arg));
+}
+
 static int connect_sealed(env_t *self, sp_str_t shard_id, sp_str_t sealed, sp_pg_t **ret_pg,
                           sp_error_t *err)
 {
@@ -91,7 +97,7 @@ static int connect_sealed(env_t *self, sp_str_t shard_id, sp_str_t sealed, sp_pg
     sp_pg_options_t options = {.application_name = self->application_name,
                                .connect_timeout_ms = 5000,
                                .query_timeout_ms = self->query_timeout_ms,
-                               .stopped = env_stopped,
+                               .stopped = is_cut_short,
                                .stopped_arg = self};
     if (rc == 0)
         rc = sp_pg_open(ret_pg, &dsn, &options, err);

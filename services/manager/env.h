@@ -27,6 +27,9 @@ typedef struct env {
     char application_name[64];     // of connections
     env_connection_t *connections; // cached
     int query_timeout_ms;          // 0: sp_pg's default
+    bool (*interrupted)(
+        void *);           // besides env_stopped(): true ends a statement with `cancelled`; or NULL
+    void *interrupted_arg; // its argument
 } env_t;
 
 // What a new actor is handed (malloc, freed by env_open).

@@ -128,6 +128,7 @@ int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tabl
     int rc = env_pg(&job->env, target, ENV_APPLY, &pg, err);
     if (rc == 0) {
         sp_pg_set_timeout(pg, 600000);
+        job_heed_cancel(job, true);
         rc = env_begin(&job->env, pg, err);
     }
     if (rc == 0)
@@ -146,6 +147,7 @@ int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tabl
     }
     if (rc == 0)
         rc = env_commit(pg, err);
+    job_heed_cancel(job, false);
     if (pg) {
         if (rc != 0)
             env_rollback(pg);

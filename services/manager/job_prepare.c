@@ -212,12 +212,15 @@ static int make_identity(job_t *job, sp_msg_job_table_t *t, sp_error_t *err)
         return rc;
     const char *index = sp_pg_qualified(job->arena, t->schema, t->identity_index),
                *table = sp_pg_qualified(job->arena, t->schema, t->table);
+    // Building it waits for every older snapshot in the database, as long as that lives.
     sp_pg_set_timeout(pg, -1);
+    job_heed_cancel(job, true);
     if (there && !valid)
         rc = sp_pg_execf(pg, err, "DROP INDEX CONCURRENTLY IF EXISTS %s", index);
     if (rc == 0 && !valid)
         rc = sp_pg_execf(pg, err, "CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)",
                          sp_pg_ident(job->arena, t->identity_index), table, index_columns(job, t));
+    job_heed_cancel(job, false);
     sp_pg_set_timeout(pg, 30000);
     const char *sql = sp_arena_printf(job->arena, "ALTER TABLE %s REPLICA IDENTITY USING INDEX %s",
                                       table, sp_pg_ident(job->arena, t->identity_index));

@@ -199,6 +199,18 @@ int job_pump(job_t *job, int timeout_ms, sp_error_t *err)
     return rc;
 }
 
+static bool cancel_came(void *arg)
+{
+    sp_error_t why = {0};
+    return job_pump(arg, 0, &why) == SP_E_CANCELLED;
+}
+
+void job_heed_cancel(job_t *job, bool heed)
+{
+    job->env.interrupted = heed ? cancel_came : NULL;
+    job->env.interrupted_arg = job;
+}
+
 int job_task_wait(job_t *job, job_task_t *task, sp_error_t *err)
 {
     while (!job_task_final(task)) {

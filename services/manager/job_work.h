@@ -98,6 +98,8 @@ void job_tasks_end_all(job_t *job);
 bool job_task_final(const job_task_t *task);
 // Takes one message, or waits up to timeout_ms. Errors: stale_epoch (this actor must end), cancelled (a cancel came, not while undoing).
 int job_pump(job_t *job, int timeout_ms, sp_error_t *err);
+// From here a cancel ends statements too, until it is called with false: for those that may wait long. (`undoing` holds here as well.)
+void job_heed_cancel(job_t *job, bool heed);
 // Until the task is final. 0 when it is done; else why it failed.
 int job_task_wait(job_t *job, job_task_t *task, sp_error_t *err);
 

@@ -40,6 +40,18 @@ def test_a_target_that_cannot_be_reached_ends_the_job(rig):
     cell.close()
 
 
+def test_a_cancel_ends_a_statement_that_waits(cell):
+    """An index is built CONCURRENTLY for the job's time: it waits for every older snapshot, and the cancel must not."""
+    cell.remember()
+    with reading(cell, "SELECT count(*) FROM customers"):
+        cell.split()
+        cell.rig.stack.wait_for("the index to wait", lambda: cell.rig.api.job(cell.job_id).get("step") == "identities", 30 * SLOW)
+        time.sleep(0.5)
+        cancel(cell)
+        cell.wait("cancelled", 20)
+    cell.no_residue()
+
+
 def test_a_cancel_gives_a_sealed_source_back_before_all_else(cell):
     """Cancelled between seal and flip, while a reader holds up what must be undone on the tables: writes do not wait for that."""
     hold(cell.rig, "cutover")
