@@ -383,20 +383,22 @@ static int step_snapshot(job_t *job, sp_error_t *err)
         rc = job->holder->state == SP_TASK_STATE_FAILED
                  ? (*err = job->holder->err, job->holder->err.code)
                  : sp_error_set(err, SP_E_UNAVAILABLE, "the snapshot ended early");
-    if (rc != 0) {
-        sp_error_t why = *err;
-        if (rc != SP_E_STALE_EPOCH)
-            job_task_end(job, &job->holder);
-        *err = why;
-        return rc;
+    if (rc == 0) {
+        snprintf(job->snapshot, sizeof job->snapshot, SP_STR_FMT,
+                 SP_STR_ARG(job->holder->last.snapshot));
+        r->slot_lsn = sp_arena_str(job->arena, job->holder->last.lsn);
+        for (size_t i = 0; i < r->tables.n; i++)
+            r->tables.items[i].start_lsn = r->slot_lsn;
+        rc = measure_tables(job, err);
     }
-    snprintf(job->snapshot, sizeof job->snapshot, SP_STR_FMT,
-             SP_STR_ARG(job->holder->last.snapshot));
-    r->slot_lsn = sp_arena_str(job->arena, job->holder->last.lsn);
-    for (size_t i = 0; i < r->tables.n; i++)
-        r->tables.items[i].start_lsn = r->slot_lsn;
-    rc = measure_tables(job, err);
-    return rc == 0 ? job_save(job, err) : rc;
+    if (rc == 0)
+        rc = job_save(job, err);
+    if (rc != 0 && rc != SP_E_STALE_EPOCH) { // the next try makes another slot and snapshot
+        sp_error_t why = *err;
+        job_task_end(job, &job->holder);
+        *err = why;
+    }
+    return rc;
 }
 
 int job_prepare(job_t *job, sp_error_t *err)
