@@ -80,10 +80,12 @@ static int work(job_t *job, sp_error_t *err)
 }
 
 // Whether a new leader must end what an earlier one has left running before it reads anything. In `pending` nothing runs yet; an undo
-// takes its shards over in an order of its own.
+// takes its shards over in an order of its own; and targets of a flip are opened by whoever sees it, before anything else.
 static bool needs_take_over(const job_t *job)
 {
-    return !job->taken_over && job->rec->undo_to == 0 && job->rec->state != SP_JOB_STATE_PENDING;
+    const sp_msg_catalog_job_t *r = job->rec;
+    bool opening = r->state == SP_JOB_STATE_CUTOVER && r->flipped;
+    return !job->taken_over && r->undo_to == 0 && r->state != SP_JOB_STATE_PENDING && !opening;
 }
 
 typedef struct patience {

@@ -335,21 +335,35 @@ static int flip(job_t *job, bool *ret_refused, sp_error_t *err)
 
 // ---- opening
 
-static int open_target(job_t *job, sp_msg_job_target_t *t, sp_error_t *err)
+// One try.
+static bool open_target(job_t *job, const sp_msg_job_target_t *t)
 {
+    sp_pg_t *pg = NULL;
+    sp_error_t err = {0};
     const char *nonce = sp_arena_cstr(job->arena, t->nonce);
+    int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, &err);
+    if (rc == 0)
+        rc = sp_owner_open(pg, nonce, job->id, job->rec->ring_version_after, &err);
+    if (rc != 0)
+        sp_log(SP_LOG_WARN, "JOB-OPEN", "job", job->id, "shard",
+               sp_log_fmt(SP_STR_FMT, SP_STR_ARG(t->shard_id)), "reason", err.text, NULL);
+    return rc == 0;
+}
+
+// Until all are open; one that is away does not keep the others shut.
+static int open_targets(job_t *job, sp_error_t *err)
+{
     for (int i = 0;; i++) {
-        sp_pg_t *pg = NULL;
-        sp_error_clear(err);
-        int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
-        if (rc == 0)
-            rc = sp_owner_open(pg, nonce, job->id, job->rec->ring_version_after, err);
-        if (rc == 0)
+        bool all = true;
+        for (size_t k = 0; k < job->rec->targets.n; k++) {
+            sp_msg_job_target_t *t = &job->rec->targets.items[k];
+            t->opened = t->has_opened = t->opened || open_target(job, t);
+            all = all && t->opened;
+        }
+        if (all)
             return 0;
         if (env_stopped(&job->env))
             return sp_error_set(err, SP_E_STALE_EPOCH, "this manager does not lead any more");
-        sp_log(SP_LOG_WARN, "JOB-OPEN", "job", job->id, "shard",
-               sp_log_fmt(SP_STR_FMT, SP_STR_ARG(t->shard_id)), "reason", err->text, NULL);
         env_sleep(&job->env, sp_random_backoff_ms(i, 20, 1000));
     }
 }
@@ -378,11 +392,7 @@ static int open_all(job_t *job, sp_error_t *err)
         if (numbers(job) && numbers(job)->attempts == 0)
             job_task_control(job, job->follow, &control, NULL);
     }
-    for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++) {
-        rc = open_target(job, &job->rec->targets.items[i], err);
-        if (rc == 0)
-            job->rec->targets.items[i].opened = job->rec->targets.items[i].has_opened = true;
-    }
+    rc = open_targets(job, err);
     if (rc == 0)
         rc = job_failpoint("open", "after", err);
     sp_msg_job_cutover_t *c = numbers(job);

@@ -1,12 +1,15 @@
 """Who goes on: workers that are stopped for a new release, leaders that die while a shard is away, answers that come too late."""
 import base64
 import json
+import time
 
 import pytest
 
 from harness.etcd_proxy import EtcdProxy
+from harness.rig import SLOW
+from harness.sql import query
 
-from test_crash import RESUME_SECONDS, hold, reach
+from test_crash import RESUME_SECONDS, TAKEOVER_SECONDS, hold, reach
 
 
 @pytest.mark.parametrize("phase", ["precopy", "validating"])
@@ -61,3 +64,26 @@ def test_a_flip_that_arrives_after_it_was_given_up(cell):
         finally:
             rig.reconfigure("manager")
             rig.lead_with("")
+
+
+def test_a_target_that_is_away_does_not_keep_another_one_shut(cell):
+    """The leader dies after the flip while one target is away: whoever leads next opens the other one at once."""
+    rig, away = cell.rig, cell.shards["b"]
+    server = away["superuser_endpoint"].replace(f"/{away['database']}", "/postgres")
+    rig.lead_with("job_flip_after:stop")
+    cell.split()
+    rig.wait_stopped("manager-1")
+    query(server, f"ALTER DATABASE {away['database']} ALLOW_CONNECTIONS false")
+    query(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", away["database"])
+    began = time.monotonic()
+    try:
+        def opened():
+            return cell.sql("c", "SELECT count(*) FROM shardplane.opened") == [(1,)]
+
+        rig.stack.wait_for("the other target to open", opened, (TAKEOVER_SECONDS + 5) * SLOW)
+        print(f"open after {time.monotonic() - began:.1f} s")
+    finally:
+        query(server, f"ALTER DATABASE {away['database']} ALLOW_CONNECTIONS true")
+        rig.stack.resume("manager-1")
+    cell.wait("completed", RESUME_SECONDS)
+    cell.finalize()
