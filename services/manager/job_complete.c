@@ -13,9 +13,11 @@ static int settle(job_t *job, sp_str_t id, sp_arcs_t arcs, sp_error_t *err)
     const sp_catalog_shard_view_t *view = job_shard(job, id, err);
     if (!view)
         return SP_E_CONFLICT;
-    owner_tables_t tables = job_owner_tables(job, job->arena);
-    return ownership_settle(&job->env, view->shard, &tables, arcs, job->rec->ring_version_after,
-                            err);
+    owner_tables_t tables;
+    int rc = job_present_tables(job, view->shard, &tables, err);
+    return rc == 0 ? ownership_settle(&job->env, view->shard, &tables, arcs,
+                                      job->rec->ring_version_after, err)
+                   : rc;
 }
 
 static int step_stop_follow(job_t *job, sp_error_t *err)

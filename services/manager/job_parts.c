@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "services/manager/job_work.h"
+#include "services/manager/registration.h"
 #include "services/manager/sql/manager.h"
 
 size_t job_tables_count(const job_t *job)
@@ -29,6 +30,16 @@ owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena)
             items[n++] = (sp_owner_table_t){t->schema, t->table, t->key_column};
     }
     return (owner_tables_t){items, n};
+}
+
+int job_present_tables(job_t *job, const sp_msg_catalog_shard_t *shard, owner_tables_t *ret_tables,
+                       sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    owner_tables_t all = job_owner_tables(job, job->arena);
+    int rc = all.items ? env_pg_record(&job->env, shard, ENV_ADMIN, &pg, err)
+                       : sp_error_set(err, SP_E_OUT_OF_MEMORY, "tables");
+    return rc == 0 ? registration_present(pg, &all, job->arena, ret_tables, err) : rc;
 }
 
 void job_assign_tables(const job_t *job, sp_msg_task_assign_t *assign)
@@ -62,10 +73,12 @@ int job_unseal_source(job_t *job, sp_error_t *err)
     const sp_catalog_shard_view_t *view = job_shard(job, job->rec->source_shard_id, err);
     int rc = view ? 0 : SP_E_CONFLICT;
     sp_arcs_t arcs = rc == 0 ? job_source_before(job, job->arena, err, &rc) : SP_ARCS_NONE;
+    owner_tables_t tables;
+    if (rc == 0)
+        rc = job_present_tables(job, view->shard, &tables, err);
     if (rc != 0)
         return rc;
-    // A TRUNCATE is refused as long as the job runs; an undo lifts that last.
-    owner_tables_t tables = job_owner_tables(job, job->arena);
+    // A TRUNCATE is refused as long as the job runs.
     sp_guard_t guard = {.form = SP_GUARD_OWNS,
                         .arcs = &arcs,
                         .ring_version = ring_version(job),

@@ -153,11 +153,11 @@ static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *er
 // Tables that the user had made on an empty shard stay, without the rows that were copied into them.
 static int empty_left(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
 {
-    sp_pg_t *pg = NULL;
-    owner_tables_t tables = job_owner_tables(job, job->arena), present;
-    int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
-    if (rc == 0)
-        rc = registration_present(pg, &tables, job->arena, &present, err);
+    owner_tables_t present;
+    const sp_catalog_shard_view_t *view = job_shard(job, t->shard_id, err);
+    if (!view)
+        return SP_E_CONFLICT;
+    int rc = job_present_tables(job, view->shard, &present, err);
     if (rc != 0)
         return rc;
     sp_msg_job_table_t *left = sp_arena_alloc(job->arena, present.n + 1, sizeof *left);
@@ -168,9 +168,8 @@ static int empty_left(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
     if (!left)
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "undo");
     rc = job_empty_tables(job, t->shard_id, left, present.n, err);
-    const sp_catalog_shard_view_t *view = rc == 0 ? job_shard(job, t->shard_id, err) : NULL;
-    if (!view)
-        return rc != 0 ? rc : SP_E_CONFLICT;
+    if (rc != 0)
+        return rc;
     const sp_catalog_keyspace_view_t *k = sp_catalog_keyspace(job->env.catalog, job->rec->keyspace);
     return ownership_settle(&job->env, view->shard, &present, SP_ARCS_NONE,
                             k && k->ring_record ? k->ring_record->version : 0, err);

@@ -160,6 +160,9 @@ size_t job_tables_count(const job_t *job);
 const sp_msg_job_table_t *job_tables_at(const job_t *job, size_t i);
 // What the guards stand on: ordinary tables, and partitioned ones without their partitions. items NULL when memory runs out.
 owner_tables_t job_owner_tables(const job_t *job, sp_arena_t *arena);
+// The same without those that somebody has dropped from the shard meanwhile.
+int job_present_tables(job_t *job, const sp_msg_catalog_shard_t *shard, owner_tables_t *ret_tables,
+                       sp_error_t *err);
 void job_assign_tables(const job_t *job, sp_msg_task_assign_t *assign); // all of the job, borrowed
 int job_unseal_source(job_t *job, sp_error_t *err); // guards `owns(before)`, ownership open
 int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_trigger,
