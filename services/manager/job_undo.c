@@ -261,5 +261,12 @@ int job_undo(job_t *job, sp_error_t *err)
         rc = undo_shards(job, err);
     if (rc == 0)
         rc = job_failpoint("undo", "after", err);
-    return rc == 0 ? job_transition(job, SP_JOB_EV_UNDONE, put_undone, err) : rc;
+    if (rc == 0)
+        rc = job_pump(job, 0, err);
+    if (rc != 0)
+        return rc;
+    // A cancel that came while a failure was undone: the next round finds all undone already.
+    bool cancelled = job->rec->cancel_requested && job->rec->undo_to == SP_JOB_STATE_FAILED;
+    return job_transition(job, cancelled ? SP_JOB_EV_CANCEL : SP_JOB_EV_UNDONE,
+                          cancelled ? NULL : put_undone, err);
 }
