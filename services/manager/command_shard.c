@@ -215,6 +215,21 @@ static int take_back(command_t *c, sp_str_t id, sp_error_t *err)
     return command_commit(c, &txn, err);
 }
 
+// Before anything is made: neither a role nor the epoch of somebody else's shard is ours to set.
+static int refuse_others(command_t *c, const sp_msg_catalog_shard_t *record, sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    bool ours = false, other = false;
+    int rc = env_pg_record(c->env, record, ENV_ADMIN, &pg, err);
+    if (rc == 0)
+        rc = registration_is_ours(c->env, pg, record->id, &ours, &other, err);
+    if (rc == 0 && other)
+        rc = sp_error_set(err, SP_E_ALREADY_EXISTS,
+                          "the database holds schema shardplane of another shard, or of another "
+                          "installation of Shardplane");
+    return rc;
+}
+
 int command_shard_create(command_t *c, const void *body, sp_error_t *err)
 {
     const sp_msg_shard_create_t *m = body;
@@ -230,7 +245,9 @@ int command_shard_create(command_t *c, const void *body, sp_error_t *err)
                  identity_same_database(old->shard, &record)))
         return sp_error_set(err, SP_E_ALREADY_EXISTS, "shard " SP_STR_FMT " is registered already",
                             SP_STR_ARG(record.id));
-    rc = identity_provision(c->env, &record, NULL, 0, c->arena, err);
+    rc = refuse_others(c, &record, err);
+    if (rc == 0)
+        rc = identity_provision(c->env, &record, NULL, 0, c->arena, err);
     if (rc == 0)
         rc = put_intent(c, &record, err);
     if (rc == 0)

@@ -227,6 +227,23 @@ void env_rollback(sp_pg_t *pg)
         sp_pg_exec(pg, "ROLLBACK", &ignored);
 }
 
+int env_step(env_t *self, sp_pg_t *pg, const char *sql, int n_params, const char *const *params,
+             sp_error_t *err)
+{
+    PGresult *result = NULL;
+    int rc = env_begin(self, pg, err);
+    if (rc == 0)
+        rc = sp_pg_exec(pg, "SET LOCAL lock_timeout = '2s'", err);
+    if (rc == 0)
+        rc = sp_pg_query(pg, sql, n_params, params, &result, err);
+    PQclear(result);
+    if (rc == 0)
+        rc = env_commit(pg, err);
+    if (rc != 0)
+        env_rollback(pg);
+    return rc;
+}
+
 sp_msg_error_t *error_message(const sp_error_t *err, sp_arena_t *arena)
 {
     sp_msg_error_t *m = sp_arena_alloc(arena, 1, sizeof *m);

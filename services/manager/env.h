@@ -64,6 +64,9 @@ sp_owner_shard_t env_owner(const env_t *self, const sp_msg_catalog_shard_t *shar
 int env_begin(env_t *self, sp_pg_t *pg, sp_error_t *err);
 int env_commit(sp_pg_t *pg, sp_error_t *err);
 void env_rollback(sp_pg_t *pg);
+// One statement as a control step of its own; its result is dropped. Waits for locks only shortly.
+int env_step(env_t *self, sp_pg_t *pg, const char *sql, int n_params, const char *const *params,
+             sp_error_t *err);
 
 // Error to message and back; strings from the arena.
 sp_msg_error_t *error_message(const sp_error_t *err, sp_arena_t *arena);

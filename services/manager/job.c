@@ -10,6 +10,7 @@
 #include "common/base/log.h"
 #include "common/base/random.h"
 #include "services/manager/job_work.h"
+#include "services/manager/registration.h"
 #include "services/manager/views.h"
 
 // ---- takeover
@@ -17,8 +18,7 @@
 int job_take_shard(job_t *job, sp_str_t id, sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
-    char out[8] = "";
-    bool null = false;
+    bool ours = false;
     const sp_catalog_shard_view_t *view = sp_catalog_shard(job->env.catalog, id);
     if (!view)
         return 0;              // undone already
@@ -27,9 +27,8 @@ int job_take_shard(job_t *job, sp_str_t id, sp_error_t *err)
     if (rc == 0)
         rc = sp_owner_terminate(pg, job->id, err);
     if (rc == 0)
-        rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0,
-                         NULL, out, sizeof out, &null, err);
-    if (rc == 0 && out[0] == 't')
+        rc = registration_is_ours(&job->env, pg, id, &ours, NULL, err);
+    if (rc == 0 && ours)
         rc = sp_owner_raise_epoch(pg, job->env.epoch, err);
     return rc;
 }

@@ -79,32 +79,17 @@ static int step_folded(job_t *job, sp_error_t *err)
 
 // ---- finalize
 
-static int on_shard(job_t *job, sp_str_t shard, const char *sql, sp_error_t *err)
-{
-    sp_pg_t *pg = NULL;
-    char out[32];
-    bool null = false;
-    const char *params[] = {job->id};
-    int rc = env_pg(&job->env, shard, ENV_ADMIN, &pg, err);
-    return rc == 0 ? sp_pg_value(pg, sql, 1, params, out, sizeof out, &null, err) : rc;
-}
-
 static int step_drop_publication(job_t *job, sp_error_t *err)
 {
-    sp_pg_t *pg = NULL;
-    int rc = on_shard(job, job->rec->source_shard_id, SP_SQL_DROP_SLOTS, err);
-    if (rc == 0)
-        rc = env_pg(&job->env, job->rec->source_shard_id, ENV_ADMIN, &pg, err);
-    return rc == 0 ? sp_pg_execf(pg, err, "DROP PUBLICATION IF EXISTS %s",
-                                 sp_pg_ident(job->arena, job->rec->publication))
-                   : rc;
+    int rc = job_on_shard(job, job->rec->source_shard_id, SP_SQL_DROP_SLOTS, err);
+    return rc == 0 ? job_drop_publication(job, err) : rc;
 }
 
 static int step_drop_origins(job_t *job, sp_error_t *err)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++)
-        rc = on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_DROP_ORIGINS, err);
+        rc = job_on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_DROP_ORIGINS, err);
     return rc;
 }
 
@@ -112,8 +97,8 @@ static int step_forget(job_t *job, sp_error_t *err)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++)
-        rc = on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_FORGET_JOB, err);
-    return rc == 0 ? on_shard(job, job->rec->source_shard_id, SP_SQL_FORGET_JOB, err) : rc;
+        rc = job_on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_FORGET_JOB, err);
+    return rc == 0 ? job_on_shard(job, job->rec->source_shard_id, SP_SQL_FORGET_JOB, err) : rc;
 }
 
 // All that moved away, whoever got it.

@@ -113,16 +113,31 @@ int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_tri
     return ownership_set(&job->env, view->shard, &tables, &guard, &ownership, err);
 }
 
+int job_on_shard(job_t *job, sp_str_t shard, const char *sql, sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    const char *params[] = {job->id};
+    int rc = env_pg(&job->env, shard, ENV_ADMIN, &pg, err);
+    return rc == 0 ? env_step(&job->env, pg, sql, 1, params, err) : rc;
+}
+
+int job_drop_publication(job_t *job, sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    const char *sql = sp_arena_printf(job->arena, "DROP PUBLICATION IF EXISTS %s",
+                                      sp_pg_ident(job->arena, job->rec->publication));
+    int rc = env_pg(&job->env, job->rec->source_shard_id, ENV_ADMIN, &pg, err);
+    return rc == 0 ? env_step(&job->env, pg, sql, 0, NULL, err) : rc;
+}
+
 int job_drop_slot(job_t *job, sp_str_t shard, sp_str_t name, sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
     int rc = env_pg(&job->env, shard, ENV_ADMIN, &pg, err);
     const char *params[] = {sp_arena_cstr(job->arena, name)};
     for (int i = 0; rc == 0; i++) {
-        char out[24];
-        bool null = false;
         // Whoever still streams from it is a worker that was given up.
-        rc = sp_pg_value(pg, SP_SQL_DROP_SLOT, 1, params, out, sizeof out, &null, err);
+        rc = env_step(&job->env, pg, SP_SQL_DROP_SLOT, 1, params, err);
         if (rc != SP_E_SQL_ERROR || strcmp(err->sqlstate, "55006") != 0 || i >= 20)
             break;
         sp_error_clear(err);

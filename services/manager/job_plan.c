@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "services/manager/views.h"
+#include "services/manager/registration.h"
 
 static void add_finding(preflight_report_t *report, sp_arena_t *arena, sp_str_t shard_id,
                         const char *check, const char *message)
@@ -34,6 +34,13 @@ static preflight_shard_t connect_shard(env_t *env, const sp_msg_catalog_shard_t 
         add_finding(extra, arena, shard->id, "unreachable", err.text);
         return p;
     }
+    bool ours = false, other = false;
+    int rc = registration_is_ours(env, p.admin, shard->id, &ours, &other, &err);
+    if (rc != 0 || other)
+        add_finding(extra, arena, shard->id, rc ? "unreachable" : "other_installation",
+                    rc ? err.text
+                       : "the database holds schema shardplane of another shard, or of another "
+                         "installation of Shardplane");
     // Without an apply endpoint the role is made once preflight has passed.
     if (shard->apply.len && env_pg_record(env, shard, ENV_APPLY, &p.apply, &err) != 0) {
         p.apply = NULL;

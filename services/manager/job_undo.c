@@ -21,16 +21,6 @@ static bool has_kind(const job_t *job, const char *kind)
     return false;
 }
 
-static int on_shard(job_t *job, sp_str_t shard, const char *sql, char *out, size_t size,
-                    sp_error_t *err)
-{
-    sp_pg_t *pg = NULL;
-    bool null = false;
-    const char *params[] = {job->id};
-    int rc = env_pg(&job->env, shard, ENV_ADMIN, &pg, err);
-    return rc == 0 ? sp_pg_value(pg, sql, 1, params, out, size, &null, err) : rc;
-}
-
 // ---- source
 
 // First of all, so that a sealed source refuses no longer than it must, whatever keeps the rest from being undone.
@@ -48,21 +38,15 @@ static int give_back(job_t *job, sp_error_t *err)
 
 static int step_source(job_t *job, sp_error_t *err)
 {
-    char out[32];
     int rc = 0;
     if (has_kind(job, "slot"))
-        rc = on_shard(job, job->rec->source_shard_id, SP_SQL_DROP_SLOTS, out, sizeof out, err);
-    if (rc == 0 && has_kind(job, "publication")) {
-        sp_pg_t *pg = NULL;
-        rc = env_pg(&job->env, job->rec->source_shard_id, ENV_ADMIN, &pg, err);
-        if (rc == 0)
-            rc = sp_pg_execf(pg, err, "DROP PUBLICATION IF EXISTS %s",
-                             sp_pg_ident(job->arena, job->rec->publication));
-    }
+        rc = job_on_shard(job, job->rec->source_shard_id, SP_SQL_DROP_SLOTS, err);
+    if (rc == 0 && has_kind(job, "publication"))
+        rc = job_drop_publication(job, err);
     if (rc == 0 && has_kind(job, "identity"))
         rc = job_restore_identities(job, err);
     if (rc == 0 && has_kind(job, "guards"))
-        rc = on_shard(job, job->rec->source_shard_id, SP_SQL_FORGET_JOB, out, sizeof out, err);
+        rc = job_on_shard(job, job->rec->source_shard_id, SP_SQL_FORGET_JOB, err);
     return rc;
 }
 
@@ -104,10 +88,14 @@ static int step_learn_schema(job_t *job, sp_error_t *err)
     bool marked = false, listed = false;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < job->rec->targets.n && has_kind(job, "schema"); i++) {
-        char out[32] = "";
+        char out[8] = "";
+        bool null = false;
+        sp_pg_t *pg = NULL;
+        const char *params[] = {job->id};
         listed = listed || job->rec->targets.items[i].schema_objects.n > 0;
-        rc = on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_SCHEMA_MARK, out, sizeof out,
-                      err);
+        rc = env_pg(&job->env, job->rec->targets.items[i].shard_id, ENV_ADMIN, &pg, err);
+        if (rc == 0)
+            rc = sp_pg_value(pg, SP_SQL_SCHEMA_MARK, 1, params, out, sizeof out, &null, err);
         marked = marked || out[0] == 't';
     }
     if (rc != 0 || !marked || listed)
@@ -177,28 +165,26 @@ static int empty_left(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
 
 static int undo_target(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
 {
-    char out[32];
     if (!job_has_object(job, "installed", t->shard_id, SP_STR("shardplane")))
         return 0;
     const sp_catalog_shard_view_t *view = sp_catalog_shard(job->env.catalog, t->shard_id);
     if (!view)
         return 0;
     sp_pg_t *pg = NULL;
-    bool null = false;
+    bool ours = false;
     int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
     if (rc == 0)
-        rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0,
-                         NULL, out, sizeof out, &null, err);
-    // An earlier try came so far that even the installation is gone.
-    if (rc != 0 || out[0] != 't')
+        rc = registration_is_ours(&job->env, pg, t->shard_id, &ours, NULL, err);
+    // An earlier try came so far that even the installation is gone; or it was refused, because somebody else's is there.
+    if (rc != 0 || !ours)
         return rc;
-    rc = on_shard(job, t->shard_id, SP_SQL_DROP_ORIGINS, out, sizeof out, err);
+    rc = job_on_shard(job, t->shard_id, SP_SQL_DROP_ORIGINS, err);
     if (rc == 0)
         rc = drop_objects(job, t, err);
     if (rc == 0 && !t->registered_by_job)
         rc = empty_left(job, t, err);
     if (rc == 0 && !t->registered_by_job)
-        rc = on_shard(job, t->shard_id, SP_SQL_FORGET_JOB, out, sizeof out, err);
+        rc = job_on_shard(job, t->shard_id, SP_SQL_FORGET_JOB, err);
     if (rc == 0 && t->registered_by_job)
         rc = registration_remove(&job->env, view->shard, err);
     return rc;

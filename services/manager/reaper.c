@@ -46,26 +46,22 @@ static void reap(env_t *env, const sp_msg_catalog_shard_t *shard, const leftover
 {
     sp_pg_t *pg = NULL;
     sp_error_t err = {0};
-    char out[32];
-    bool null = false;
     const char *params[] = {item->name};
     int rc = env_pg_record(env, shard, ENV_ADMIN, &pg, &err);
     if (rc == 0 && strcmp(item->kind, "slot") == 0)
-        rc = sp_pg_value(pg, SP_SQL_DROP_SLOT, 1, params, out, sizeof out, &null, &err);
+        rc = env_step(env, pg, SP_SQL_DROP_SLOT, 1, params, &err);
     else if (rc == 0 && strcmp(item->kind, "origin") == 0)
-        rc = sp_pg_value(pg, "SELECT pg_replication_origin_drop($1)::text", 1, params, out,
-                         sizeof out, &null, &err);
+        rc = env_step(env, pg, "SELECT pg_replication_origin_drop($1)", 1, params, &err);
     else if (rc == 0) {
+        char sql[160]; // such a name needs no quoting, but for what others may have called so
         char *name = PQescapeIdentifier(sp_pg_conn(pg), item->name, strlen(item->name));
-        rc = sp_pg_execf(pg, &err,
-                         "SET lock_timeout = '400ms'; DROP PUBLICATION IF EXISTS %s; RESET "
-                         "lock_timeout",
-                         name ? name : "\"\"");
+        snprintf(sql, sizeof sql, "DROP PUBLICATION IF EXISTS %s", name ? name : "\"\"");
         PQfreemem(name);
+        rc = env_step(env, pg, sql, 0, NULL, &err);
     }
-    sp_log(rc == 0 ? SP_LOG_WARN : SP_LOG_ERROR, "REAPER-REMOVED", "shard",
-           sp_log_fmt(SP_STR_FMT, SP_STR_ARG(shard->id)), "kind", item->kind, "name", item->name,
-           "reason", rc == 0 ? NULL : err.text, NULL);
+    sp_log(rc == 0 ? SP_LOG_WARN : SP_LOG_ERROR, rc == 0 ? "REAPER-REMOVED" : "REAPER-LEFT",
+           "shard", sp_log_fmt(SP_STR_FMT, SP_STR_ARG(shard->id)), "kind", item->kind, "name",
+           item->name, "reason", rc == 0 ? NULL : err.text, NULL);
 }
 
 // A database may hold another cluster's objects too: only what our own jobs have named is ours. A job that etcd does not know, on a

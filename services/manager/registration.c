@@ -86,24 +86,50 @@ int registration_close(env_t *env, const sp_msg_catalog_shard_t *shard,
     return rc;
 }
 
+int registration_is_ours(const env_t *env, sp_pg_t *pg, sp_str_t shard_id, bool *ret_ours,
+                         bool *ret_other, sp_error_t *err)
+{
+    char out[8] = "";
+    bool null = false;
+    PGresult *control = NULL;
+    *ret_ours = false;
+    if (ret_other)
+        *ret_other = false;
+    int rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0,
+                         NULL, out, sizeof out, &null, err);
+    if (rc != 0 || out[0] != 't')
+        return rc;
+    rc = sp_pg_query(pg, "SELECT cluster_id, shard_id FROM shardplane.control", 0, NULL, &control,
+                     err);
+    if (rc != 0)
+        return rc;
+    *ret_ours = PQntuples(control) == 1 &&
+                sp_str_eqz(env->catalog->generation.cluster_id, PQgetvalue(control, 0, 0)) &&
+                sp_str_eqz(shard_id, PQgetvalue(control, 0, 1));
+    if (ret_other)
+        *ret_other = !*ret_ours;
+    PQclear(control);
+    return 0;
+}
+
 int registration_remove(env_t *env, const sp_msg_catalog_shard_t *shard, sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
+    bool ours = false;
     int rc = env_pg_record(env, shard, ENV_ADMIN, &pg, err);
-    if (rc != 0)
-        return rc;
-    char id[64], out[64] = "";
-    snprintf(id, sizeof id, SP_STR_FMT, SP_STR_ARG(shard->id));
-    bool null = false;
-    rc = sp_pg_value(pg, "SELECT (to_regclass('shardplane.control') IS NOT NULL)::text", 0, NULL,
-                     out, sizeof out, &null, err);
-    bool installed = rc == 0 && out[0] == 't';
-    if (installed)
-        rc = sp_pg_value(pg, "SELECT shard_id FROM shardplane.control", 0, NULL, out, sizeof out,
-                         &null, err);
-    // Another shard's schema is not ours to drop.
-    if (rc == 0 && installed && (null || strcmp(out, id) == 0))
-        rc = sp_owner_uninstall(pg, err);
+    if (rc == 0)
+        rc = registration_is_ours(env, pg, shard->id, &ours, NULL, err);
+    if (rc == 0 && ours) {
+        rc = env_begin(env, pg, err);
+        if (rc == 0)
+            rc = sp_pg_exec(pg, "SET LOCAL lock_timeout = '2s'", err);
+        if (rc == 0)
+            rc = sp_owner_uninstall(pg, err);
+        if (rc == 0)
+            rc = env_commit(pg, err);
+        if (rc != 0)
+            env_rollback(pg);
+    }
     env_forget(env, shard->id);
     return rc;
 }

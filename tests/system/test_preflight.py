@@ -99,6 +99,27 @@ def test_the_same_database_under_another_name_is_refused(cell):
     assert refused.value.status in (409, 422)
 
 
+# What another installation has left in a database of its own, under the very name that is asked for here.
+OTHERS = """
+CREATE SCHEMA shardplane;
+CREATE TABLE shardplane.control (one boolean PRIMARY KEY DEFAULT true, generation bigint, epoch bigint, cluster_id text, shard_id text, keyspace text, apply_role text);
+INSERT INTO shardplane.control VALUES (true, 1, 5, 'anothercluster00', '{name}', 'default', 'shardplane_apply')"""
+
+
+def test_the_shard_of_another_installation_is_refused_and_left_alone(cell):
+    body, look = cell.body("b"), "SELECT epoch, cluster_id FROM shardplane.control"
+    cell.sql("b", OTHERS.format(name=body["name"]), role="admin")
+    with pytest.raises(ApiError) as refused:
+        cell.rig.api.post("/api/v1/shards", body, timeout=60)
+    assert refused.value.code == "already_exists", refused.value
+    assert cell.sql("b", look) == [(5, "anothercluster00")]
+    cell.split(targets=("b",))
+    job = cell.wait("failed")
+    assert "other_installation" in findings(job), job
+    assert cell.sql("b", look) == [(5, "anothercluster00")]
+    assert body["name"] not in [s["id"] for s in cell.rig.api.get("/api/v1/shards").get("shards", [])]
+
+
 @pytest.mark.parametrize("dsn", [
     "postgresql://shop_app:s3%zzcr3t@127.0.0.1:1/shop", "host=127.0.0.1 port=1 password=s3%zzcr3t bogus=1",
     "postgresql://shop_app:s3cr3t@127.0.0.1:1/shop", "postgresql://shop_app:s3cr3t@127.0.0.1/shop?service=x", "s3cr3t",
