@@ -6,7 +6,6 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
-#include "common/job/job_fsm.h"
 #include "schemas/shard.h"
 #include "services/manager/ownership.h"
 #include "services/manager/reaper.h"
@@ -105,13 +104,6 @@ static void check_ownership(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t
              "shardplane.ownership is not what the catalog's ring says");
 }
 
-static bool is_live(const check_t *c, const char *job_id)
-{
-    const sp_catalog_job_view_t *job = sp_catalog_job(c->env.catalog, sp_str(job_id));
-    return job &&
-           (sp_job_is_live((int)job->job->state) || job->job->state == SP_JOB_STATE_COMPLETED);
-}
-
 static void check_residue(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg)
 {
     leftover_t *items = NULL;
@@ -121,7 +113,7 @@ static void check_residue(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *
     if (reaper_list(pg, c->arena, &items, &n, &err) != 0)
         find(c, "unreachable", s->id, NULL, 0, err.text);
     for (size_t i = 0; i < n; i++)
-        if (!is_live(c, items[i].job_id)) {
+        if (!reaper_keeps(c->env.catalog, &items[i])) {
             snprintf(text, sizeof text, "%s %s belongs to no live job", items[i].kind,
                      items[i].name);
             find(c, "residue", s->id, NULL, 0, text);

@@ -35,11 +35,14 @@ int reaper_list(sp_pg_t *pg, sp_arena_t *arena, leftover_t **ret_items, size_t *
     return items ? 0 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "reaper");
 }
 
-static bool needed(const env_t *env, const char *job_id)
+// Slots and publications are this database's, and so of this cluster. Origins are the whole server's, where another installation may
+// have databases too: only a job that we know has made ours.
+bool reaper_keeps(const sp_catalog_t *catalog, const leftover_t *item)
 {
-    const sp_catalog_job_view_t *view = sp_catalog_job(env->catalog, sp_str(job_id));
-    return view &&
-           (sp_job_is_live((int)view->job->state) || view->job->state == SP_JOB_STATE_COMPLETED);
+    const sp_catalog_job_view_t *view = sp_catalog_job(catalog, sp_str(item->job_id));
+    if (!view)
+        return strcmp(item->kind, "origin") == 0;
+    return sp_job_is_live((int)view->job->state) || view->job->state == SP_JOB_STATE_COMPLETED;
 }
 
 static void reap(env_t *env, const sp_msg_catalog_shard_t *shard, const leftover_t *item)
@@ -104,14 +107,14 @@ static void sweep(env_t *env)
             reaper_list(pg, arena, &f.items, &f.n, &err) == 0 && f.n > 0 && ours(pg, env))
             found[n++] = f;
     }
-    if (found && n > 0 && env_load(env, &err) == 0)
-        for (size_t i = 0; i < n; i++)
-            for (size_t k = 0; k < found[i].n && !env_stopped(env); k++) {
-                const sp_catalog_shard_view_t *view =
-                    sp_catalog_shard(env->catalog, found[i].shard);
-                if (view && !needed(env, found[i].items[k].job_id))
-                    reap(env, view->shard, &found[i].items[k]);
-            }
+    // Loaded for each: a job that failed may be tried again, under the names that it had.
+    for (size_t i = 0; found && i < n; i++)
+        for (size_t k = 0; k < found[i].n && !env_stopped(env); k++) {
+            const sp_catalog_shard_view_t *view =
+                env_load(env, &err) == 0 ? sp_catalog_shard(env->catalog, found[i].shard) : NULL;
+            if (view && !reaper_keeps(env->catalog, &found[i].items[k]))
+                reap(env, view->shard, &found[i].items[k]);
+        }
     sp_arena_destroy(&arena);
 }
 

@@ -1,4 +1,4 @@
-// Reaper: removes slots, publications and origins that belong to no live job, and settles shards whose guards a crash left behind.
+// Reaper: removes slots, publications and origins of jobs that are over.
 #ifndef SP_MANAGER_REAPER_H
 #define SP_MANAGER_REAPER_H
 
@@ -14,6 +14,9 @@ typedef struct leftover {
 // Lists them. From the arena.
 int reaper_list(sp_pg_t *pg, sp_arena_t *arena, leftover_t **ret_items, size_t *ret_n,
                 sp_error_t *err);
+
+// Whether it must stay: its job still needs it, or nobody here knows whose it is.
+bool reaper_keeps(const sp_catalog_t *catalog, const leftover_t *item);
 
 // The actor's body: sweeps once at start and then each sweep_s.
 void reaper_actor(sp_actor_end_t *end, void *arg);

@@ -115,7 +115,6 @@ SELECT ((SELECT count(*) FROM p) + (SELECT count(*) FROM l) + (SELECT count(*) F
 SELECT EXISTS (SELECT FROM shardplane.copy_progress WHERE job_id = $1 AND attempt = -1)::text
 
 -- name: leftovers
-SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE starts_with(slot_name, 'shp_') AND NOT temporary
-   AND (database = current_database() OR database IS NULL)
+SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE starts_with(slot_name, 'shp_') AND NOT temporary AND database = current_database()
 UNION ALL SELECT 'publication', pubname::text FROM pg_publication WHERE starts_with(pubname, 'shp_')
 UNION ALL SELECT 'origin', roname FROM pg_replication_origin WHERE starts_with(roname, 'shp_')
