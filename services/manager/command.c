@@ -208,6 +208,7 @@ static void run_command(env_t *env, replies_t *replies, const sp_msg_command_t *
     }
     int64_t started = sp_clock_mono_ms();
     int rc = run_row(&c, schema, body, &err);
+    env_forget_strangers(env);
     sp_log(rc == 0 ? SP_LOG_INFO : SP_LOG_WARN, "MANAGER-COMMAND", "req",
            sp_log_fmt(SP_STR_FMT, SP_STR_ARG(head->request_id)), "command", schema->name, "result",
            rc == 0 ? "ok" : sp_error_name(rc), "reason", rc == 0 ? NULL : err.text, "ms",

@@ -166,17 +166,31 @@ int env_pg(env_t *self, sp_str_t shard_id, env_role_t role, sp_pg_t **ret_pg, sp
     return env_pg_record(self, view->shard, role, ret_pg, err);
 }
 
-void env_forget(env_t *self, sp_str_t shard_id)
+// shard_id absent: whatever the catalog does not have.
+static void forget(env_t *self, sp_str_t shard_id)
 {
     for (env_connection_t **link = &self->connections; *link;) {
         env_connection_t *c = *link;
-        if (!sp_str_eqz(shard_id, c->shard_id)) {
+        bool goes = shard_id.ptr
+                        ? sp_str_eqz(shard_id, c->shard_id)
+                        : !self->catalog || !sp_catalog_shard(self->catalog, sp_str(c->shard_id));
+        if (!goes) {
             link = &c->next;
             continue;
         }
         *link = c->next;
         connection_free(c);
     }
+}
+
+void env_forget(env_t *self, sp_str_t shard_id)
+{
+    forget(self, shard_id);
+}
+
+void env_forget_strangers(env_t *self)
+{
+    forget(self, (sp_str_t){0});
 }
 
 sp_owner_shard_t env_owner(const env_t *self, const sp_msg_catalog_shard_t *shard,

@@ -129,6 +129,7 @@ void reaper_actor(sp_actor_end_t *end, void *arg)
     env.query_timeout_ms = 10000;
     while (!env_stopped(&env)) {
         sweep(&env);
+        env_forget_strangers(&env);
         env_sleep(&env, env.settings->sweep_s * 1000);
     }
     env_close(&env);
