@@ -160,7 +160,8 @@ static int reclaim(command_t *c, const sp_msg_catalog_job_t *j, sp_catalog_txn_t
         const sp_catalog_shard_view_t *view = sp_catalog_shard(c->env->catalog, t->shard_id);
         bool ok = t->registration ? view == NULL
                                   : view && view->shard->status == SP_SHARD_STATUS_EMPTY &&
-                                        !view->shard->job_id.len;
+                                        !view->shard->job_id.len &&
+                                        !shard_kept_by(c->env->catalog, t->shard_id);
         if (!ok)
             return sp_error_set(err, SP_E_CONFLICT,
                                 "shard " SP_STR_FMT " is not free any more: ask for a new split",

@@ -13,6 +13,7 @@
 #include "services/manager/command.h"
 #include "services/manager/identity.h"
 #include "services/manager/job_plan.h"
+#include "services/manager/views.h"
 
 // A split as asked for, checked.
 typedef struct split {
@@ -108,6 +109,13 @@ static int check_registered(command_t *c, split_t *s, size_t i, sp_str_t id, sp_
                             "target_shards[%zu]: shard " SP_STR_FMT " is not empty (%s)", i,
                             SP_STR_ARG(id),
                             sp_enum_name(&sp_enum_shard_status, view->shard->status));
+    const sp_msg_catalog_job_t *keeper = shard_kept_by(c->env->catalog, id);
+    if (keeper)
+        return sp_error_set(err, SP_E_CONFLICT,
+                            "target_shards[%zu]: shard " SP_STR_FMT
+                            " is the source of job " SP_STR_FMT
+                            ", which may delete rows from it until it is finalized",
+                            i, SP_STR_ARG(id), SP_STR_ARG(keeper->id));
     s->targets[i] = *view->shard;
     return 0;
 }

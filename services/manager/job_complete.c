@@ -136,7 +136,7 @@ static int step_purge(job_t *job, sp_error_t *err)
         return sp_error_set(err, SP_E_CONFLICT,
                             "the job's copy was never validated: its source rows stay");
     int rc = moved_arcs(job, job->arena, &arcs, err);
-    sp_arcs_t mine = {job->rec->source_bounds_after.items, job->rec->source_bounds_after.n};
+    sp_arcs_t mine = rc == 0 ? job_source_arcs(job, job->arena, err, &rc) : SP_ARCS_NONE;
     if (rc == 0)
         rc = sp_arcs_subtract(arcs, mine, job->arena, &arcs, err);
     job_batch_t batch = {.n = 1,

@@ -51,7 +51,7 @@ void job_assign_tables(const job_t *job, sp_msg_task_assign_t *assign)
     assign->partitioned.n = r->partitioned.n;
 }
 
-sp_arcs_t job_source_before(job_t *job, sp_arena_t *arena, sp_error_t *err, int *ret_rc)
+sp_arcs_t job_source_arcs(job_t *job, sp_arena_t *arena, sp_error_t *err, int *ret_rc)
 {
     sp_arcs_t arcs = SP_ARCS_NONE;
     const sp_catalog_keyspace_view_t *view =
@@ -72,7 +72,7 @@ int job_unseal_source(job_t *job, sp_error_t *err)
 {
     const sp_catalog_shard_view_t *view = job_shard(job, job->rec->source_shard_id, err);
     int rc = view ? 0 : SP_E_CONFLICT;
-    sp_arcs_t arcs = rc == 0 ? job_source_before(job, job->arena, err, &rc) : SP_ARCS_NONE;
+    sp_arcs_t arcs = rc == 0 ? job_source_arcs(job, job->arena, err, &rc) : SP_ARCS_NONE;
     owner_tables_t tables;
     if (rc == 0)
         rc = job_present_tables(job, view->shard, &tables, err);

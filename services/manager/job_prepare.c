@@ -311,7 +311,7 @@ static int step_guard_source(job_t *job, sp_error_t *err)
     const sp_catalog_shard_view_t *view = job_shard(job, r->source_shard_id, err);
     int rc = view ? 0 : SP_E_CONFLICT;
     owner_tables_t tables = job_owner_tables(job, job->arena);
-    sp_arcs_t arcs = rc == 0 ? job_source_before(job, job->arena, err, &rc) : SP_ARCS_NONE;
+    sp_arcs_t arcs = rc == 0 ? job_source_arcs(job, job->arena, err, &rc) : SP_ARCS_NONE;
     if (rc == 0)
         rc = job_object(job, "guards", r->source_shard_id, SP_STR("job_running"), err);
     if (rc != 0)

@@ -172,7 +172,8 @@ int job_on_shard(job_t *job, sp_str_t shard, const char *sql, sp_error_t *err);
 int job_drop_publication(job_t *job, sp_error_t *err);
 int job_drop_slot(job_t *job, sp_str_t shard, sp_str_t name, sp_error_t *err);
 int job_restore_identities(job_t *job, sp_error_t *err);
-sp_arcs_t job_source_before(job_t *job, sp_arena_t *arena, sp_error_t *err, int *ret_rc);
+// What the catalog says that the source owns.
+sp_arcs_t job_source_arcs(job_t *job, sp_arena_t *arena, sp_error_t *err, int *ret_rc);
 // Empties tables on a target and forgets their copy_progress, in one transaction, as the apply role.
 int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tables, size_t n,
                      sp_error_t *err);

@@ -157,6 +157,16 @@ const sp_msg_catalog_job_t *keyspace_live_job(const sp_catalog_t *catalog, sp_st
     return NULL;
 }
 
+const sp_msg_catalog_job_t *shard_kept_by(const sp_catalog_t *catalog, sp_str_t shard_id)
+{
+    for (size_t i = 0; i < catalog->n_jobs; i++) {
+        const sp_msg_catalog_job_t *j = catalog->jobs[i].job;
+        if (j->state == SP_JOB_STATE_COMPLETED && sp_str_eq(j->source_shard_id, shard_id))
+            return j;
+    }
+    return NULL;
+}
+
 bool job_needs_actor(const sp_msg_catalog_job_t *j)
 {
     // `completed` still has something to do until its guards are folded, and again when finalize is asked for.

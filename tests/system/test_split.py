@@ -311,3 +311,16 @@ def test_a_finalize_while_the_follower_is_stopped_is_not_lost(cell):
         cell.finalize()
     finally:
         cell.rig.restore()
+
+
+def test_the_old_source_gets_no_keys_before_the_job_is_finalized(cell):
+    """Finalize may delete what has moved away from it, so until then it cannot be the target of another split."""
+    cell.split()
+    cell.wait("completed")
+    cell.sql("a", "DROP TABLE order_items, orders, customers")
+    with pytest.raises(ApiError) as refused:
+        cell.rig.api.split(f"{cell.name}-b", [f"{cell.name}-a"])
+    assert refused.value.status == 409 and cell.job_id in str(refused.value), refused.value
+    cell.finalize()
+    second = cell.rig.api.split(f"{cell.name}-b", [f"{cell.name}-a"])["id"]
+    cell.rig.api.wait_job(second, "completed")
