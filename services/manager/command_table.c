@@ -8,6 +8,7 @@
 #include "services/manager/command.h"
 #include "services/manager/preflight.h"
 #include "services/manager/registration.h"
+#include "services/manager/sql/manager.h"
 #include "services/manager/views.h"
 
 // One shard of the keyspace, while a table is being registered.
@@ -125,9 +126,11 @@ static int examine(command_t *c, place_t *p, const sp_owner_table_t *table, int6
     return rc;
 }
 
-static void drop_guards(command_t *c, const places_t *places, const sp_owner_table_t *table,
-                        bool all)
+// From the shards on which this command has set them, or from all. Goes round all of them; the first error is told.
+static int drop_guards(command_t *c, const places_t *places, const sp_owner_table_t *table,
+                       bool all, sp_error_t *ret_err)
 {
+    int first = 0;
     for (size_t i = 0; i < places->n; i++) {
         const place_t *p = &places->items[i];
         sp_pg_t *pg = NULL;
@@ -145,10 +148,15 @@ static void drop_guards(command_t *c, const places_t *places, const sp_owner_tab
             rc = env_commit(pg, &err);
         if (rc != 0 && pg)
             env_rollback(pg);
-        if (rc != 0)
-            sp_log(SP_LOG_WARN, "TABLE-GUARDS-LEFT", "shard",
-                   sp_log_fmt(SP_STR_FMT, SP_STR_ARG(p->shard->id)), "reason", err.text, NULL);
+        if (rc == 0)
+            continue;
+        sp_log(SP_LOG_WARN, "TABLE-GUARDS-LEFT", "shard",
+               sp_log_fmt(SP_STR_FMT, SP_STR_ARG(p->shard->id)), "reason", err.text, NULL);
+        if (first == 0 && ret_err)
+            *ret_err = err;
+        first = first ? first : rc;
     }
+    return first;
 }
 
 // The ring version of the shard's last change, as the guards of its other tables tell it.
@@ -324,7 +332,7 @@ int command_table_create(command_t *c, const void *body, sp_error_t *err)
     if (rc == SP_E_CATALOG_UNAVAILABLE || rc == SP_E_STALE_EPOCH)
         return rc; // the record may be there: guards stay, the same request completes it
     if (rc != 0 && !again)
-        drop_guards(c, &places, &table, false);
+        drop_guards(c, &places, &table, false, NULL);
     return rc == 0 ? reply_table(c, &record, m->keyspace, err) : rc;
 }
 
@@ -361,48 +369,79 @@ static int refuse_spread(command_t *c, const places_t *places, const sp_owner_ta
     return 0;
 }
 
+// Takes the table out of the keyspace's record.
+static int remove_table(command_t *c, const sp_catalog_keyspace_view_t *view,
+                        const sp_msg_table_t *table, sp_error_t *err)
+{
+    sp_msg_catalog_keyspace_t k = *view->keyspace;
+    sp_msg_table_t *items = sp_arena_alloc(c->arena, k.tables.n, sizeof *items);
+    sp_catalog_txn_t *txn = items ? env_txn(c->env) : NULL;
+    if (!txn)
+        return command_no_memory(err);
+    size_t n = 0;
+    for (size_t i = 0; i < k.tables.n; i++)
+        if (&view->keyspace->tables.items[i] != table)
+            items[n++] = k.tables.items[i];
+    k.tables.items = items;
+    k.tables.n = n;
+    const char *key = key_keyspace(c->arena, k.name);
+    sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
+    sp_catalog_txn_put(txn, key, &sp_schema_catalog_keyspace, &k, 0);
+    return command_commit(c, &txn, err);
+}
+
+// Guards of a table that is not registered: what a delete, or a registration, has left that was cut off.
+static int find_left(command_t *c, places_t *places, const sp_owner_table_t *table, bool *ret_any,
+                     sp_error_t *err)
+{
+    const char *params[] = {sp_arena_cstr(c->arena, table->schema),
+                            sp_arena_cstr(c->arena, table->table)};
+    *ret_any = false;
+    for (size_t i = 0; i < places->n; i++) {
+        sp_pg_t *pg = NULL;
+        char out[8] = "";
+        bool null = false;
+        int rc = env_pg_record(c->env, places->items[i].shard, ENV_ADMIN, &pg, err);
+        if (rc == 0)
+            rc = sp_pg_value(pg, SP_SQL_TABLE_GUARDED, 2, params, out, sizeof out, &null, err);
+        if (rc != 0)
+            return rc;
+        *ret_any = *ret_any || out[0] == 't';
+    }
+    return 0;
+}
+
 int command_table_delete(command_t *c, const void *body, sp_error_t *err)
 {
     const sp_msg_table_delete_t *m = body;
     const sp_catalog_keyspace_view_t *view = NULL;
+    places_t places = {0};
     int rc = need_free_keyspace(c, m->keyspace, &view, err);
     const sp_msg_table_t *old =
         rc == 0 ? keyspace_table(view->keyspace, m->schema, m->table) : NULL;
+    bool ignored = old && old->mode == SP_TABLE_MODE_IGNORED, left = false;
+    sp_owner_table_t table = {m->schema, m->table, old ? old->key_column : (sp_str_t){0}};
+    if (rc == 0 && !ignored)
+        rc = find_places(c, view, &places, err);
     if (rc == 0 && !old)
+        rc = find_left(c, &places, &table, &left, err);
+    if (rc == 0 && !old && !left)
         rc = sp_error_set(err, SP_E_NOT_FOUND,
                           "table " SP_STR_FMT "." SP_STR_FMT " is not registered",
                           SP_STR_ARG(m->schema), SP_STR_ARG(m->table));
+    if (rc == 0 && old && !ignored)
+        rc = refuse_spread(c, &places, &table, err);
     if (rc != 0)
         return rc;
-    bool sharded = old->mode != SP_TABLE_MODE_IGNORED;
-    sp_owner_table_t table = {old->schema, old->table, old->key_column};
-    places_t places = {0};
-    if (sharded) {
-        rc = find_places(c, view, &places, err);
-        if (rc == 0)
-            rc = refuse_spread(c, &places, &table, err);
-    }
-    sp_msg_catalog_keyspace_t k = *view->keyspace;
-    sp_msg_table_t *items = sp_arena_alloc(c->arena, k.tables.n, sizeof *items);
-    sp_catalog_txn_t *txn = rc == 0 && items ? env_txn(c->env) : NULL;
-    if (!txn)
-        return rc != 0 ? rc : command_no_memory(err);
-    size_t n = 0;
-    for (size_t i = 0; i < k.tables.n; i++)
-        if (&view->keyspace->tables.items[i] != old)
-            items[n++] = k.tables.items[i];
-    k.tables.items = items;
-    k.tables.n = n;
-    // The strings of `old` live in the catalog that the commit replaces.
+    // The strings of `old`, and the shards' records, live in the catalog that the commit replaces.
     sp_catalog_t *kept = sp_catalog_ref(c->env->catalog);
-    const char *key = key_keyspace(c->arena, k.name);
-    sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_keyspace, &k, 0);
-    rc = command_commit(c, &txn, err);
+    if (old)
+        rc = remove_table(c, view, old, err);
     if (rc == 0)
         rc = sp_failpoint("table_unregistered", err);
-    if (rc == 0 && sharded)
-        drop_guards(c, &places, &table, true);
+    if (rc == 0 && !ignored && drop_guards(c, &places, &table, true, err) != 0)
+        rc = sp_error_prefix(err, "the table is not registered any more, but guards are left; ask "
+                                  "again");
     sp_catalog_unref(&kept);
     return rc == 0 ? command_reply_ack(c) : rc;
 }

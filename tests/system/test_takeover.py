@@ -1,5 +1,6 @@
 """Who goes on: workers that are stopped for a new release, leaders that die while a shard is away, answers that come too late."""
 import base64
+import contextlib
 import json
 import time
 
@@ -87,3 +88,21 @@ def test_a_target_that_is_away_does_not_keep_another_one_shut(cell):
         rig.stack.resume("manager-1")
     cell.wait("completed", RESUME_SECONDS)
     cell.finalize()
+
+
+def test_an_unregistered_table_is_let_go_of_by_asking_again(cell):
+    """The leader dies between catalog and guards: the same request finishes what it had begun."""
+    rig = cell.rig
+    path = f"/api/v1/keyspaces/{cell.name}/tables/public/order_items"
+    rig.lead_with("table_unregistered:kill")
+    with contextlib.suppress(Exception):
+        rig.api2.delete(path)
+    rig.wait_dead("manager-1")
+    rig.leader()
+    guards = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'order_items'::regclass AND tgname LIKE '~shardplane%%'"
+    assert cell.sql("a", guards) == [(3,)]
+    rig.api2.retrying("DELETE", path)
+    assert cell.sql("a", guards) == [(0,)]
+    with pytest.raises(Exception) as refused:
+        rig.api2.delete(path)
+    assert refused.value.status == 404

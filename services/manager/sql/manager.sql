@@ -54,6 +54,11 @@ END $$
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p'))::text
 
+-- name: table_guarded
+-- Whether a trigger of ours stands on it.
+SELECT EXISTS (SELECT FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = $1 AND c.relname = $2 AND g.tgname = '~shardplane_stmt')::text
+
 -- name: terminate_task
 -- $1 job, $2 task: ends the task's backends and waits up to two seconds for each.
 SELECT count(pg_terminate_backend(pid, 2000))::text FROM pg_stat_activity
