@@ -3,6 +3,7 @@ import psycopg2
 import pytest
 
 from harness.api import ApiError
+from harness.sql import query
 
 
 def findings(plan):
@@ -68,6 +69,21 @@ def test_prepared_and_long_transactions_are_named(cell):
         assert any(f["check"] == "prepared_transaction" and "stuck-one" in f["message"] for f in plan.get("findings", [])), plan
     finally:
         cell.sql("a", "ROLLBACK PREPARED 'stuck-one'")
+
+
+def test_a_transaction_in_another_database_of_the_server_is_named(cell):
+    """A slot waits for the transactions of all databases."""
+    elsewhere = cell.dsn("a").replace(f"/{cell.name}", "/postgres")
+    connection = psycopg2.connect(elsewhere)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id()")
+        cursor.execute("PREPARE TRANSACTION 'stuck-elsewhere'")
+    connection.close()
+    try:
+        plan = cell.rig.api.split(f"{cell.name}-a", [cell.body("b"), cell.body("c")], dry_run=True)
+        assert any(f["check"] == "prepared_transaction" and "stuck-elsewhere" in f["message"] for f in plan.get("findings", [])), plan
+    finally:
+        query(elsewhere, "ROLLBACK PREPARED 'stuck-elsewhere'")
 
 
 @pytest.mark.parametrize("column, code", [

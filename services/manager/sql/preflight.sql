@@ -57,15 +57,15 @@ SELECT 'subscription', 'error', subname::text, format('subscription %s writes in
   FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 UNION ALL
 SELECT 'prepared_transaction', CASE WHEN clock_timestamp() - prepared > interval '60 seconds' THEN 'error' ELSE 'warning' END, gid,
-       format('prepared transaction %s of %s is open for %s s: the slot and the fence would wait for it', quote_literal(gid), owner, extract(epoch FROM clock_timestamp() - prepared)::int),
+       format('prepared transaction %s of %s in database %I is open for %s s: the slot and the fence would wait for it', quote_literal(gid), owner, database, extract(epoch FROM clock_timestamp() - prepared)::int),
        'COMMIT PREPARED or ROLLBACK PREPARED it'
-  FROM f, pg_prepared_xacts WHERE (f.f->>'source')::bool AND database = current_database()
+  FROM f, pg_prepared_xacts WHERE (f.f->>'source')::bool -- a slot waits for those of all databases
 UNION ALL
 SELECT 'long_transaction', CASE WHEN clock_timestamp() - xact_start > interval '5 minutes' THEN 'error' ELSE 'warning' END, pid::text,
-       format('backend %s (%s, %s) has a writing transaction open for %s s: the slot would wait for it', pid, usename, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int),
+       format('backend %s (%s, %s) has a writing transaction open in database %I for %s s: the slot would wait for it', pid, usename, application_name, datname, extract(epoch FROM clock_timestamp() - xact_start)::int),
        'end it, or wait for its end'
   FROM f, pg_stat_activity
- WHERE (f.f->>'source')::bool AND datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+ WHERE (f.f->>'source')::bool AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()
    AND clock_timestamp() - xact_start > interval '60 seconds'
 UNION ALL
 SELECT 'large_objects', 'error', 'pg_largeobject', count(*) || ' large objects would not be moved', 'move them into bytea columns, or delete them'
