@@ -79,6 +79,9 @@ int job_plan_make(env_t *env, const char *job_id, const sp_msg_catalog_shard_t *
             (sp_plan_target_t){targets[i].id,
                                (size_t)(targets[i].vnode_count > 0 ? targets[i].vnode_count : 256)};
     }
+    if (!sp_catalog_service(env->catalog, "resharder", 0))
+        add_finding(&extra, arena, (sp_str_t){0}, "workers",
+                    "no resharder is registered: nobody would copy");
     sp_error_t plan_err = {0};
     if (sp_plan_split(view->ring, source->id, plan_targets, n_targets, arena, &ret_plan->plan,
                       &plan_err) != 0) {

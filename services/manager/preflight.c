@@ -263,7 +263,7 @@ static int plan_tables(collector_t *self, const preflight_input_t *input, const 
 // Facts about the source that the targets are compared with; also its timeline and version.
 static int source_facts(const preflight_input_t *input, const char *tables, sp_arena_t *arena,
                         preflight_report_t *report, const char **ret_facts, int64_t *ret_version,
-                        sp_error_t *err)
+                        bool *ret_row_security, sp_error_t *err)
 {
     char *facts = sp_arena_alloc(arena, 65536, 1);
     if (!facts)
@@ -279,7 +279,9 @@ static int source_facts(const preflight_input_t *input, const char *tables, sp_a
     if (rc)
         return rc;
     const sp_value_t *timeline = sp_value_get(&map, "timeline"),
-                     *version = sp_value_get(&map, "version");
+                     *version = sp_value_get(&map, "version"),
+                     *row_security = sp_value_get(&map, "row_security");
+    *ret_row_security = row_security && row_security->kind == SP_VALUE_BOOL && row_security->u.b;
     if (timeline && timeline->kind == SP_VALUE_INT)
         report->timeline = (int)timeline->u.i;
     if (!version || version->kind != SP_VALUE_STRING || sp_str_to_int64(version->u.s, ret_version))
@@ -311,7 +313,7 @@ static const char *sequence_facts(const preflight_input_t *input, sp_arena_t *ar
     return facts;
 }
 
-// Whether both roles that read rows see all of them under row level security.
+// Whether the role sees all rows under row level security.
 static int rls_bypassed(sp_pg_t *apply, bool *ret_ok, sp_error_t *err)
 {
     char out[8];
@@ -359,7 +361,7 @@ static int check_source(collector_t *self, const preflight_input_t *input, const
 }
 
 static int check_target(collector_t *self, const preflight_shard_t *target, const char *tables,
-                        const char *facts, int64_t version, sp_error_t *err)
+                        const char *facts, int64_t version, bool row_security, sp_error_t *err)
 {
     int rc = 0;
     if (target->admin)
@@ -373,7 +375,10 @@ static int check_target(collector_t *self, const preflight_shard_t *target, cons
                                "[]", "{}", err);
     if (!rc && target->apply)
         rc = run_check_or_find(self, target->apply, target->shard_id, SP_SQL_PREFLIGHT_APPLY_ROLE,
-                               "[]", "{\"source\": false}", err);
+                               "[]",
+                               row_security ? "{\"source\": false, \"row_security\": true}"
+                                            : "{\"source\": false, \"row_security\": false}",
+                               err);
     return rc;
 }
 
@@ -424,7 +429,8 @@ int preflight_run(const preflight_input_t *input, sp_arena_t *arena, preflight_r
 
     const char *facts = NULL;
     int64_t version = 0;
-    int rc = source_facts(input, user_tables, arena, &report, &facts, &version, err);
+    bool row_security = false;
+    int rc = source_facts(input, user_tables, arena, &report, &facts, &version, &row_security, err);
     if (!rc)
         rc = check_source(&self, input, user_tables, err);
     if (!rc)
@@ -433,7 +439,7 @@ int preflight_run(const preflight_input_t *input, sp_arena_t *arena, preflight_r
     if (!rc && !there)
         rc = sp_error_set(err, SP_E_OUT_OF_MEMORY, "preflight");
     for (size_t i = 0; i < input->n_targets && !rc; i++)
-        rc = check_target(&self, &input->targets[i], there, facts, version, err);
+        rc = check_target(&self, &input->targets[i], there, facts, version, row_security, err);
     if (!rc && n == 0)
         rc =
             add_finding(&self, input->source.shard_id, "no_tables", "error", NULL,

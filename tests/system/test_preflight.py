@@ -71,6 +71,37 @@ def test_prepared_and_long_transactions_are_named(cell):
         cell.sql("a", "ROLLBACK PREPARED 'stuck-one'")
 
 
+def test_without_a_worker_no_job_begins(cell):
+    workers = [s.id for s in cell.rig.stack.of_kind("resharder")]
+    for name in workers:
+        cell.rig.stack.stop(name)
+
+    def unseen():
+        return not [s for s in cell.rig.api.get("/api/v1/services")["services"] if s["kind"] == "resharder"]
+
+    cell.rig.stack.wait_for("the workers to be gone", unseen, 20)
+    plan = cell.rig.api.split(f"{cell.name}-a", [cell.body("b")], dry_run=True)
+    assert findings(plan) == {"workers"}, plan
+    for name in workers:
+        cell.rig.stack.start(name)
+    assert cell.rig.api.split(f"{cell.name}-a", [cell.body("b")], dry_run=True)["ok"]
+
+
+def test_row_security_needs_a_role_that_bypasses_it_on_targets_too(cell):
+    role = "shardplane_apply"
+    cell.sql("a", "ALTER TABLE customers ENABLE ROW LEVEL SECURITY")
+    try:
+        cell.sql("a", f"ALTER ROLE {role} BYPASSRLS")
+        plan = cell.rig.api.split(f"{cell.name}-a", [cell.body("b")], dry_run=True)
+        assert [(f["check"], f["shard_id"]) for f in plan["findings"] if f["severity"] == "error"] == [("row_security", f"{cell.name}-b")], plan
+        cell.sql("b", f"ALTER ROLE {role} BYPASSRLS")
+        cell.split(targets=("b",))
+        cell.wait("completed")
+    finally:
+        for letter in "ab":
+            cell.sql(letter, f"ALTER ROLE {role} NOBYPASSRLS")
+
+
 def test_a_transaction_in_another_database_of_the_server_is_named(cell):
     """A slot waits for the transactions of all databases."""
     elsewhere = cell.dsn("a").replace(f"/{cell.name}", "/postgres")

@@ -90,7 +90,7 @@ SELECT 'admin_role', 'error', current_database()::text, format('role %s may not 
  WHERE NOT has_database_privilege(current_database(), 'CREATE')
 
 -- name: preflight_apply_role
--- source and targets, apply role; $1 tables, $2 {"source": bool}
+-- source and targets, apply role; $1 tables, $2 {"source": bool, "row_security": bool}
 WITH f AS (SELECT $2::jsonb AS f, $1 AS unused), r AS (SELECT * FROM pg_roles WHERE rolname = current_user)
 SELECT 'apply_role', 'error', current_user::text, format('role %s may not replicate', current_user), format('ALTER ROLE %I REPLICATION', current_user)
   FROM f, r WHERE (f.f->>'source')::bool AND NOT (rolreplication OR rolsuper)
@@ -106,6 +106,10 @@ UNION ALL
 SELECT 'apply_role', 'error', 'session_replication_role', format('role %s may not set session_replication_role', current_user),
        format('GRANT SET ON PARAMETER session_replication_role TO %I', current_user)
   FROM f WHERE NOT (f.f->>'source')::bool AND NOT has_parameter_privilege('session_replication_role', 'SET')
+UNION ALL
+SELECT 'row_security', 'error', current_user::text, format('tables have row level security, and role %s does not bypass it here: it cannot copy rows into them', current_user),
+       format('ALTER ROLE %I BYPASSRLS', current_user)
+  FROM f, r WHERE NOT (f.f->>'source')::bool AND (f.f->>'row_security')::bool AND NOT (rolbypassrls OR rolsuper)
 
 -- name: preflight_tables
 -- source; $1 tables, $2 {"key_type": "bigint"|"text"|"uuid"|null, "rls_ok": bool}
@@ -272,6 +276,9 @@ SELECT jsonb_build_object('collate', d.datcollate, 'ctype', d.datctype, 'provide
                 JOIN pg_class c ON c.oid = p.oid JOIN pg_namespace n ON n.oid = c.relnamespace
                 CROSS JOIN LATERAL (SELECT c.relowner AS o UNION SELECT n.nspowner UNION SELECT g.grantee FROM aclexplode(c.relacl) g UNION SELECT g.grantee FROM aclexplode(n.nspacl) g) o
                 JOIN pg_roles r ON r.oid = o.o WHERE x.m = 'sharded' AND n.nspname <> 'shardplane' AND r.rolname NOT LIKE 'pg\_%'),
+    'row_security', EXISTS (SELECT FROM jsonb_to_recordset($1::jsonb) AS x(s text, t text, m text) JOIN pg_namespace tn ON tn.nspname = x.s
+                JOIN pg_class tc ON tc.relnamespace = tn.oid AND tc.relname = x.t CROSS JOIN LATERAL (SELECT tc.oid UNION SELECT relid FROM pg_partition_tree(tc.oid)) p(oid)
+                JOIN pg_class c ON c.oid = p.oid WHERE x.m = 'sharded' AND c.relrowsecurity),
     'version', current_setting('server_version_num'), 'timeline', ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int)
   FROM pg_database d WHERE d.datname = current_database() AND $2::jsonb IS NOT NULL
 
