@@ -242,6 +242,26 @@ static int open_sealed(env_t *env, sp_str_t sealed, sp_arena_t *arena, sp_dsn_t 
     return rc == 0 ? sp_dsn_parse(clear, arena, ret_dsn, err) : rc;
 }
 
+// The server logs statements that fail or are slow, with their parameters, and an admin role that is no superuser cannot stop it from
+// that: the password itself is never sent.
+static int make_apply_role(env_t *env, sp_pg_t *pg, const char *password, sp_arena_t *arena,
+                           sp_error_t *err)
+{
+    char *verifier =
+        PQencryptPasswordConn(sp_pg_conn(pg), password, "shardplane_apply", "scram-sha-256");
+    // Roles belong to servers, which installations may share.
+    const char *mark = sp_arena_printf(arena, "made by Shardplane " SP_STR_FMT,
+                                       SP_STR_ARG(env->catalog->generation.cluster_id));
+    const char *params[] = {verifier, mark};
+    PGresult *r = NULL;
+    sp_pg_exec(pg, SP_SQL_QUIET, NULL);
+    int rc = verifier && mark ? sp_pg_query(pg, SP_SQL_APPLY_ROLE_SECRET, 2, params, &r, err)
+                              : sp_error_set(err, SP_E_OUT_OF_MEMORY, "apply role");
+    PQclear(r);
+    PQfreemem(verifier);
+    return rc == 0 ? sp_pg_exec(pg, SP_SQL_APPLY_ROLE_MAKE, err) : rc;
+}
+
 int identity_provision(env_t *env, sp_msg_catalog_shard_t *record,
                        const sp_msg_job_target_t *targets, size_t n_targets, sp_arena_t *arena,
                        sp_error_t *err)
@@ -272,14 +292,7 @@ int identity_provision(env_t *env, sp_msg_catalog_shard_t *record,
         dsn.user = theirs.user;
         dsn.password = theirs.password;
     } else {
-        // The server logs statements that fail or are slow: the password must not be in its log.
-        const char *params[] = {password};
-        PGresult *r = NULL;
-        sp_pg_exec(pg, SP_SQL_QUIET, NULL);
-        rc = sp_pg_query(pg, SP_SQL_APPLY_ROLE_SECRET, 1, params, &r, err);
-        PQclear(r);
-        if (rc == 0)
-            rc = sp_pg_exec(pg, SP_SQL_APPLY_ROLE_MAKE, err);
+        rc = make_apply_role(env, pg, password, arena, err);
         if (rc != 0)
             return sp_error_prefix(err,
                                    "shard " SP_STR_FMT ": the admin role cannot make role "

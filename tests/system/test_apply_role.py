@@ -6,6 +6,7 @@ import psycopg2
 import pytest
 
 from harness import catalog
+from harness.api import ApiError
 from harness.rig import Cell
 from harness.sql import query
 from spstack.ports import free_base
@@ -95,3 +96,36 @@ def test_the_apply_role_is_made_and_its_password_is_nowhere(rig, bare, cell):
     for where, text in places.items():
         for letter in "ab":
             assert found[letter].password.encode() not in text, f"the password of {letter}'s apply role is in {where}"
+
+
+def test_an_admin_who_cannot_make_the_role_leaves_no_password_in_the_servers_log(rig, bare):
+    """CREATEROLE without superuser: the server's logging cannot be switched off, and the statement fails."""
+    server, name = bare[0], rig.new_name("half")
+    postgres = server.uri("postgres", "postgres")
+    query(postgres, "CREATE ROLE half LOGIN CREATEROLE PASSWORD 'half'")
+    query(postgres, f"CREATE DATABASE {name} OWNER half")
+    rig.api.post("/api/v1/keyspaces", {"name": name})
+    body = {"name": f"{name}-a", "keyspace": name}
+    with pytest.raises(ApiError) as refused:
+        rig.api.post("/api/v1/shards", {**body, "primary_endpoint": f"postgresql://half:half@127.0.0.1:{server.port}/{name}"}, timeout=60)
+    assert "apply_endpoint" in str(refused.value), refused.value
+    rig.api.post("/api/v1/shards", {**body, "primary_endpoint": server.uri("postgres", name)}, timeout=60)
+    record = catalog.shard(rig.stack.etcd.endpoint, body["name"])
+    dsn = catalog.unseal(rig.stack.paths.join("secret.key"), record["apply"])
+    assert query(dsn, "SELECT 1") == [(1,)]
+    with open(server.log, "rb") as f:
+        text = f.read()
+    assert b"shardplane_apply" in text
+    assert urllib.parse.urlsplit(dsn).password.encode() not in text
+
+
+def test_a_role_of_another_installation_keeps_its_password(rig, bare):
+    server, name = bare[1], rig.new_name("shared")
+    query(server.uri("postgres", "postgres"), "CREATE ROLE shardplane_apply LOGIN PASSWORD 'theirs'")
+    query(server.uri("postgres", "postgres"), "COMMENT ON ROLE shardplane_apply IS 'made by Shardplane another00000000'")
+    query(server.uri("postgres", "postgres"), f"CREATE DATABASE {name}")
+    rig.api.post("/api/v1/keyspaces", {"name": name})
+    with pytest.raises(ApiError) as refused:
+        rig.api.post("/api/v1/shards", {"name": f"{name}-a", "keyspace": name, "primary_endpoint": server.uri("postgres", name)}, timeout=60)
+    assert "another installation" in str(refused.value) or "not made by this installation" in str(refused.value), refused.value
+    assert query(f"postgresql://shardplane_apply:theirs@127.0.0.1:{server.port}/{name}", "SELECT 1") == [(1,)]

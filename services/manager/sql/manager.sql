@@ -10,20 +10,21 @@ SELECT (pg_control_system()).system_identifier::text, current_database(), sessio
 SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET log_min_duration_statement = -1
 
 -- name: apply_role_secret
--- The password goes into a setting of this session, because DO takes no parameters.
-SELECT length(set_config('shardplane.secret', $1, false))
+-- $1 SCRAM verifier, $2 mark: into settings of this session, because DO takes no parameters.
+SELECT length(set_config('shardplane.secret', $1, false)), length(set_config('shardplane.mark', $2, false))
 
 -- name: apply_role_make
 DO $$
 DECLARE
     secret text := current_setting('shardplane.secret');
+    mark text := current_setting('shardplane.mark');
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'shardplane_apply') THEN
         CREATE ROLE shardplane_apply;
-        COMMENT ON ROLE shardplane_apply IS 'made by Shardplane';
+        EXECUTE format('COMMENT ON ROLE shardplane_apply IS %L', mark);
     ELSIF NOT EXISTS (SELECT FROM pg_shdescription d JOIN pg_roles r ON r.oid = d.objoid AND d.classoid = 'pg_authid'::regclass
-                       WHERE r.rolname = 'shardplane_apply' AND d.description = 'made by Shardplane') THEN
-        RAISE EXCEPTION 'role shardplane_apply exists and was not made by Shardplane, so its password is not known';
+                       WHERE r.rolname = 'shardplane_apply' AND d.description = mark) THEN
+        RAISE EXCEPTION 'role shardplane_apply exists and was not made by this installation of Shardplane, so its password is not known';
     END IF;
     EXECUTE format('ALTER ROLE shardplane_apply LOGIN REPLICATION NOSUPERUSER PASSWORD %L', secret);
     PERFORM set_config('shardplane.secret', '', false);
