@@ -19,8 +19,10 @@ static int make_keyspace(command_t *c, sp_str_t name, int64_t key_type, int64_t 
                                    .has_sequence_stride = true,
                                    .next_ordinal = 0,
                                    .has_next_ordinal = true};
+    // A keyspace of this name may have been before, and routers and clients never go back: each version that its ring had took a
+    // revision of the catalog, so none was higher than this.
     sp_msg_catalog_ring_t ring = {.keyspace = name,
-                                  .version = 0,
+                                  .version = c->env->catalog->revision,
                                   .has_version = true,
                                   .generation = c->env->epoch.generation,
                                   .has_generation = true,

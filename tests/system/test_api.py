@@ -198,3 +198,13 @@ def test_events_tell_the_story_of_a_job(cell):
     order = [s for s in ("precopy", "deltasync", "validating", "ready", "cutover", "completed") if s in states]
     assert order == ["precopy", "deltasync", "validating", "ready", "cutover", "completed"], states
     assert states.index("precopy") < states.index("completed")
+
+
+def test_a_keyspace_that_is_made_again_goes_on_counting(rig):
+    """Routers and clients that remember the first one never take an older ring."""
+    name, seen = rig.new_name("again"), []
+    for _ in range(3):
+        rig.api.post("/api/v1/keyspaces", {"name": name})
+        seen.append(rig.api.get(f"/api/v1/keyspaces/{name}")["ring_version"])
+        rig.api.delete(f"/api/v1/keyspaces/{name}")
+    assert seen[0] < seen[1] < seen[2], seen
