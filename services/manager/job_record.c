@@ -210,6 +210,11 @@ int job_save(job_t *job, sp_error_t *err)
 
 // ---- transitions
 
+static bool is_over(int state)
+{
+    return sp_job_is_terminal(state) || state == SP_JOB_FAILED;
+}
+
 static void phase_change(job_t *job, int to)
 {
     sp_msg_catalog_job_t *r = job->rec;
@@ -232,12 +237,27 @@ static void phase_change(job_t *job, int to)
     items[n] = (sp_msg_job_phase_t){.name = sp_str(sp_job_state_name(to)),
                                     .started_ms = now,
                                     .has_started_ms = true};
-    if (sp_job_is_terminal(to) || to == SP_JOB_FAILED) {
+    if (is_over(to)) {
         items[n].ended_ms = now;
         items[n].has_ended_ms = items[n].has_seconds = true;
     }
     r->phases.items = items;
     r->phases.n = n + 1;
+}
+
+// A job that is over is kept to be looked at. What only its work needed would make the catalog, which everybody reads whole, grow with
+// each job by its tables, their columns and all that was made.
+static void strip(sp_msg_catalog_job_t *r, bool may_be_retried)
+{
+    r->tables.n = r->partitioned.n = r->objects.n = r->source_bounds_after.n = 0;
+    r->source_tokens_after = (sp_str_t){0};
+    for (size_t i = 0; i < r->targets.n; i++) {
+        sp_msg_job_target_t *t = &r->targets.items[i];
+        t->bounds.n = t->bounds_after.n = t->schema_objects.n = 0;
+        t->tokens = (sp_str_t){0};
+        if (!may_be_retried)
+            t->registration = NULL;
+    }
 }
 
 int job_transition(job_t *job, int event, job_extra_fn *extra, sp_error_t *err)
@@ -265,6 +285,8 @@ int job_transition(job_t *job, int event, job_extra_fn *extra, sp_error_t *err)
                  : row->to_mode == SP_JOB_UNDO_CANCEL ? SP_JOB_STATE_CANCELLED
                                                       : 0;
     r->has_undo_to = r->undo_to != 0;
+    if (moves && is_over(row->to))
+        strip(r, row->to == SP_JOB_FAILED);
     rc = save_with(job, extra, err);
     if (rc != 0)
         return rc;

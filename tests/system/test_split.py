@@ -1,11 +1,12 @@
 """The main job: a shard is split while clients write, and every row is where it belongs."""
+import json
 import os
 import uuid
 
 import psycopg2
 import pytest
 
-from harness import residue
+from harness import catalog, residue
 from harness.api import ApiError
 from harness.sql import query
 from ledger import checker
@@ -324,3 +325,23 @@ def test_the_old_source_gets_no_keys_before_the_job_is_finalized(cell):
     cell.finalize()
     second = cell.rig.api.split(f"{cell.name}-b", [f"{cell.name}-a"])["id"]
     cell.rig.api.wait_job(second, "completed")
+
+
+def test_a_job_that_is_over_is_kept_without_its_tables(cell):
+    """The catalog is read as a whole by everybody, and jobs stay in it: what only their work needed goes."""
+    def record():
+        key = f"/shardplane/jobs/{cell.job_id}".encode()
+        return json.loads(catalog.read(cell.rig.stack.etcd.endpoint, key, key + b"\0")[key])
+
+    cell.split()
+    cell.wait("completed")
+    work = ("tables", "objects")
+    assert all(record()[name] for name in work)
+    assert all(t["registration"] and t["bounds_after"] for t in record()["targets"])
+    cell.finalize()
+    kept = record()
+    assert not any(kept.get(name) for name in work), kept.keys()
+    assert not any(t.get("registration") or t.get("bounds_after") for t in kept["targets"])
+    job = cell.rig.api.job(cell.job_id)
+    assert job["validation"]["passed"] and job["target_shard_ids"] == [f"{cell.name}-b", f"{cell.name}-c"]
+    assert job["phases"][-1]["name"] == "finalized" and job["progress"]["rows_copied"] > 0
