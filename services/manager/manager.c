@@ -63,9 +63,8 @@ static int on_beat(zloop_t *loop, int timer, void *arg)
     (void)loop;
     (void)timer;
     manager_t *m = arg;
-    // The lease may have run out without anybody telling: ask.
-    if (sp_member_epoch(m->settings.member) != m->epoch)
-        manager_leadership(m);
+    // The lease may have run out without anybody telling, or the command actor have ended: ask.
+    manager_leadership(m);
     if (m->leading) {
         workers_tick(m->workers);
         manager_serve_reads(m);

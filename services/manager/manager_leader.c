@@ -254,10 +254,9 @@ static void on_job_message(void *owner, sp_actor_t *actor, const sp_schema_t *sc
         workers_forget(m->workers, actor);
         sp_actor_stop(&slot->actor);
         sp_buf_reset(&slot->live);
-        // The record may have changed after the actor last looked: one that is still needed starts again.
+        // The record may have changed after the actor last looked: one that is still needed starts again with the next tick, not at
+        // once, for what we know of the catalog may be older than what it has read.
         slot->told_revision = 0;
-        if (m->leading)
-            manager_sync_jobs(m);
     } else if (schema == &sp_schema_task_assign) {
         workers_assign(m->workers, actor, body);
     } else if (schema == &sp_schema_task_control) {
@@ -283,8 +282,7 @@ static void sync_job(manager_t *m, const sp_catalog_job_view_t *view)
         }
         return;
     }
-    // An actor that has ended has done what this revision asked for.
-    if (!job_needs_actor(view->job) || (slot && slot->told_revision == view->rev.mod_revision))
+    if (!job_needs_actor(view->job))
         return;
     if (!slot) {
         slot = calloc(1, sizeof *slot);
