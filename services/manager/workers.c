@@ -104,7 +104,7 @@ static void fail_task(task_t *t, int code, const char *why)
 {
     sp_msg_error_t error = {.code = sp_str(sp_error_name(code)),
                             .message = sp_str(why),
-                            .retryable = code != SP_E_CANCELLED,
+                            .retryable = sp_error_retryable(code),
                             .has_retryable = true};
     sp_msg_task_update_t update = {.task_id = sp_str(t->id),
                                    .state = SP_TASK_STATE_FAILED,
