@@ -95,16 +95,6 @@ int sp_job_next(int state, int mode, int event, const sp_job_row_t **ret_row, sp
                         *possible ? possible : "nothing");
 }
 
-bool sp_job_can_follow(int from, int to)
-{
-    if (from == to)
-        return from > 0 && from < SP_JOB_STATES;
-    for (size_t i = 0; i < sp_job_rows_n; i++)
-        if ((int)sp_job_rows[i].from == from && (int)sp_job_rows[i].to == to)
-            return true;
-    return false;
-}
-
 sp_job_mode_t sp_job_mode(bool flipped, int undo_to)
 {
     if (flipped)

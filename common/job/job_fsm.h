@@ -75,8 +75,6 @@ extern const size_t sp_job_rows_n;
 
 // The row for (state, mode, event). SP_E_CONFLICT when there is none, with a text that names what is possible; *ret_row untouched.
 int sp_job_next(int state, int mode, int event, const sp_job_row_t **ret_row, sp_error_t *err);
-// Whether any row leads from one state to the other (the same state: whether it exists): a check before a record is written.
-bool sp_job_can_follow(int from, int to);
 // Mode from the record: catalog_job.flipped and .undo_to (0 when absent).
 sp_job_mode_t sp_job_mode(bool flipped, int undo_to);
 

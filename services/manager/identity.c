@@ -19,7 +19,7 @@ static int read_identity(sp_pg_t *pg, identity_t *id, sp_error_t *err)
     int rc = sp_pg_query(pg, SP_SQL_IDENTITY, 0, NULL, &r, err);
     if (rc != 0)
         return rc;
-    if (PQntuples(r) != 1 || PQnfields(r) != 8) {
+    if (PQntuples(r) != 1 || PQnfields(r) != 6) {
         PQclear(r);
         return sp_error_set(err, SP_E_INVALID_ARGUMENT,
                             "the server does not answer like PostgreSQL");
@@ -29,9 +29,7 @@ static int read_identity(sp_pg_t *pg, identity_t *id, sp_error_t *err)
     copy_value(id->user, sizeof id->user, r, 2);
     id->in_recovery = PQgetvalue(r, 0, 3)[0] == 't';
     id->replication = PQgetvalue(r, 0, 4)[0] == 't';
-    id->superuser = PQgetvalue(r, 0, 5)[0] == 't';
-    id->create_role = PQgetvalue(r, 0, 6)[0] == 't';
-    id->version = (int)strtoll(PQgetvalue(r, 0, 7), NULL, 10);
+    id->version = (int)strtoll(PQgetvalue(r, 0, 5), NULL, 10);
     PQclear(r);
     return 0;
 }

@@ -12,8 +12,6 @@ typedef struct identity {
     char user[64];              // session_user
     bool in_recovery;           // a replica
     bool replication;           // the role may use replication, or is a superuser
-    bool superuser;             // rolsuper
-    bool create_role;           // rolcreaterole or superuser
     int version;                // server_version_num
 } identity_t;
 

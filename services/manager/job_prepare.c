@@ -74,26 +74,6 @@ static int step_install(job_t *job, sp_error_t *err)
 
 // ---- schema
 
-static int keep_schema_objects(job_t *job, const sp_msg_task_update_t *u, sp_error_t *err)
-{
-    sp_msg_catalog_job_t *r = job->rec;
-    for (size_t i = 0; i < r->targets.n && i < u->schema_objects.n; i++) {
-        const sp_value_t *list = &u->schema_objects.items[i];
-        if (list->kind != SP_VALUE_LIST)
-            continue;
-        sp_str_t *items = sp_arena_alloc(job->arena, list->u.list.n + 1, sizeof *items);
-        size_t n = 0;
-        for (size_t k = 0; items && k < list->u.list.n; k++)
-            if (list->u.list.items[k].kind == SP_VALUE_STRING)
-                items[n++] = sp_arena_str(job->arena, list->u.list.items[k].u.s);
-        if (!items)
-            return no_memory(err);
-        r->targets.items[i].schema_objects.items = items;
-        r->targets.items[i].schema_objects.n = n;
-    }
-    return 0;
-}
-
 static int ignored_tables(job_t *job, sp_arena_t *arena, sp_msg_task_assign_t *a, sp_error_t *err)
 {
     const sp_catalog_keyspace_view_t *view =
@@ -127,14 +107,6 @@ static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
     return ignored_tables(job, arena, a, NULL);
 }
 
-static int done_schema(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u,
-                       sp_error_t *err)
-{
-    (void)arg;
-    (void)i;
-    return keep_schema_objects(job, u, err);
-}
-
 static int step_schema(job_t *job, sp_error_t *err)
 {
     // What the task makes is not known before; that it may have made something is.
@@ -146,7 +118,7 @@ static int step_schema(job_t *job, sp_error_t *err)
                          .what = "schema",
                          .kind = SP_TASK_KIND_SCHEMA,
                          .assign = assign_schema,
-                         .done = done_schema};
+                         .done = job_keep_schema_objects};
     return rc == 0 ? job_batch_run(job, &batch, err) : rc;
 }
 

@@ -62,26 +62,6 @@ static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
     return 0;
 }
 
-static int keep_objects(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u,
-                        sp_error_t *err)
-{
-    (void)arg;
-    (void)i;
-    for (size_t k = 0; k < job->rec->targets.n && k < u->schema_objects.n; k++) {
-        const sp_value_t *list = &u->schema_objects.items[k];
-        size_t n = list->kind == SP_VALUE_LIST ? list->u.list.n : 0, kept = 0;
-        sp_str_t *items = sp_arena_alloc(job->arena, n + 1, sizeof *items);
-        if (!items)
-            return sp_error_set(err, SP_E_OUT_OF_MEMORY, "undo");
-        for (size_t m = 0; m < n; m++)
-            if (list->u.list.items[m].kind == SP_VALUE_STRING)
-                items[kept++] = sp_arena_str(job->arena, list->u.list.items[m].u.s);
-        job->rec->targets.items[k].schema_objects.items = items;
-        job->rec->targets.items[k].schema_objects.n = kept;
-    }
-    return 0;
-}
-
 // The schema task commits a mark with what it makes. A mark without a list in the record: its answer never came, so it is asked again.
 static int step_learn_schema(job_t *job, sp_error_t *err)
 {
@@ -104,7 +84,7 @@ static int step_learn_schema(job_t *job, sp_error_t *err)
                          .what = "schema",
                          .kind = SP_TASK_KIND_SCHEMA,
                          .assign = assign_schema,
-                         .done = keep_objects};
+                         .done = job_keep_schema_objects};
     return job_batch_run(job, &batch, err);
 }
 

@@ -66,7 +66,6 @@ typedef struct manager {
     waiting_t *pending;        // commands under way, in order
     waiting_t *checks;         // check_keyspace under way
     waiting_t *reads;          // wait for min_revision
-    int64_t done_revision;     // command_done of the answer that follows
     int64_t min_revision;      // reads see at least this
     job_slot_t *jobs;          // actors of jobs
     manager_metrics_t metrics; // what /metrics shows

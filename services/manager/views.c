@@ -3,11 +3,10 @@
 
 #include "common/job/job_fsm.h"
 
-bool view_table(const sp_msg_table_t *table, sp_str_t keyspace, sp_msg_table_t *ret)
+void view_table(const sp_msg_table_t *table, sp_str_t keyspace, sp_msg_table_t *ret)
 {
     *ret = *table;
     ret->keyspace = keyspace;
-    return true;
 }
 
 bool view_keyspace(const sp_catalog_t *catalog, const sp_catalog_keyspace_view_t *view,

@@ -10,7 +10,7 @@
 // False when memory runs out.
 bool view_keyspace(const sp_catalog_t *catalog, const sp_catalog_keyspace_view_t *view,
                    sp_arena_t *arena, sp_msg_keyspace_t *ret);
-bool view_table(const sp_msg_table_t *table, sp_str_t keyspace, sp_msg_table_t *ret);
+void view_table(const sp_msg_table_t *table, sp_str_t keyspace, sp_msg_table_t *ret);
 bool view_shard(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t *shard, sp_arena_t *arena,
                 sp_msg_shard_t *ret);
 bool view_job(const sp_msg_catalog_job_t *job, sp_arena_t *arena, sp_msg_job_t *ret);

@@ -2,8 +2,7 @@
 
 -- name: identity
 SELECT (pg_control_system()).system_identifier::text, current_database(), session_user,
-       pg_is_in_recovery(), r.rolreplication OR r.rolsuper, r.rolsuper, r.rolcreaterole OR r.rolsuper,
-       current_setting('server_version_num')
+       pg_is_in_recovery(), r.rolreplication OR r.rolsuper, current_setting('server_version_num')
   FROM pg_roles r WHERE r.rolname = session_user
 
 -- name: quiet
