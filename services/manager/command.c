@@ -146,6 +146,16 @@ static void store_reply(replies_t *replies, sp_str_t client_id, int64_t sequence
 
 // ---- the actor
 
+// Each command gets an answer, for the loop gives them out in order: one that is missing would shift all that follow.
+static void answer_bare(env_t *env, int code)
+{
+    sp_msg_error_t bare = {.code = sp_str(sp_error_name(code)),
+                           .message = sp_str(sp_error_name(code)),
+                           .retryable = sp_error_retryable(code),
+                           .has_retryable = true};
+    sp_actor_end_send(env->end, &sp_schema_error, &bare, NULL);
+}
+
 static void answer(command_t *c, const sp_schema_t *schema, const void *body)
 {
     sp_msg_command_done_t done = {.revision = c->revision, .has_revision = true};
@@ -156,8 +166,8 @@ static void answer(command_t *c, const sp_schema_t *schema, const void *body)
     // What cannot be encoded must still end the request.
     sp_log(SP_LOG_ERROR, "MANAGER-REPLY", "reason", err.text, NULL);
     sp_msg_error_t *m = error_message(&err, c->arena);
-    if (m)
-        sp_actor_end_send(c->env->end, &sp_schema_error, m, NULL);
+    if (!m || sp_actor_end_send(c->env->end, &sp_schema_error, m, NULL) != 0)
+        answer_bare(c->env, SP_E_INTERNAL);
 }
 
 static int run_row(command_t *c, const sp_schema_t *schema, const void *body, sp_error_t *err)
@@ -187,7 +197,7 @@ static void run_command(env_t *env, replies_t *replies, const sp_msg_command_t *
                    .client_id = head->client_id};
     sp_error_t err = {0};
     if (!c.arena) {
-        command_no_memory(&err);
+        answer_bare(env, SP_E_OUT_OF_MEMORY);
         return;
     }
     unsigned char hash[32];
@@ -230,6 +240,8 @@ static void run_command(env_t *env, replies_t *replies, const sp_msg_command_t *
         if (numbered && (rc == 0 || !err.retryable))
             store_reply(replies, head->client_id, head->sequence, hash, c.reply_schema, c.reply);
         answer(&c, c.reply_schema, c.reply);
+    } else {
+        answer_bare(env, SP_E_OUT_OF_MEMORY);
     }
     sp_arena_destroy(&c.arena);
 }
