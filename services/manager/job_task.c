@@ -248,7 +248,7 @@ void job_terminate(job_t *job, const char *task_id)
         terminate_on(job, job->rec->targets.items[i].shard_id, task_id);
 }
 
-void job_task_end(job_t *job, job_task_t **task_p)
+static void end_by(job_t *job, job_task_t **task_p, int64_t deadline)
 {
     job_task_t *t = *task_p;
     *task_p = NULL;
@@ -256,15 +256,12 @@ void job_task_end(job_t *job, job_task_t **task_p)
         return;
     sp_error_t err = {0};
     bool was_undoing = job->undoing;
-    if (!job_task_final(t)) {
-        int64_t deadline = sp_clock_mono_ms() + STOP_WAIT_MS;
+    if (!t->stopped)
         ask_to_stop(job, t);
-        job->undoing = true; // a cancel must not end this wait
-        while (!job_task_final(t) && sp_clock_until_ms(deadline) > 0 &&
-               job_pump(job, 100, &err) == 0)
-            ;
-        job->undoing = was_undoing;
-    }
+    job->undoing = true; // a cancel must not end this wait
+    while (!job_task_final(t) && sp_clock_until_ms(deadline) > 0 && job_pump(job, 100, &err) == 0)
+        ;
+    job->undoing = was_undoing;
     // A worker that is stopped or cut off may still hold locks, snapshots and the slot.
     bool clean = t->state == SP_TASK_STATE_DONE ||
                  (t->state == SP_TASK_STATE_FAILED && t->err.code != SP_E_UNAVAILABLE);
@@ -273,13 +270,24 @@ void job_task_end(job_t *job, job_task_t **task_p)
     task_free(job, t);
 }
 
-void job_tasks_end_all(job_t *job)
+void job_task_end(job_t *job, job_task_t **task_p)
+{
+    end_by(job, task_p, sp_clock_mono_ms() + STOP_WAIT_MS);
+}
+
+void job_tasks_ask_stop(job_t *job)
 {
     for (job_task_t *t = job->tasks; t; t = t->next)
         ask_to_stop(job, t);
+}
+
+void job_tasks_end_all(job_t *job)
+{
+    int64_t deadline = sp_clock_mono_ms() + STOP_WAIT_MS; // of all together
+    job_tasks_ask_stop(job);
     while (job->tasks) {
         job_task_t *t = job->tasks;
-        job_task_end(job, &t);
+        end_by(job, &t, deadline);
     }
 }
 
@@ -403,6 +411,7 @@ int job_batch_run(job_t *job, const job_batch_t *batch, sp_error_t *err)
             rc = job_pump(job, 200, err);
     }
     sp_error_t why = err ? *err : (sp_error_t){0};
+    int64_t deadline = sp_clock_mono_ms() + STOP_WAIT_MS;
     for (size_t i = 0; items && i < batch->n; i++)
         if (items[i].task && !env_stopped(&job->env))
             ask_to_stop(job, items[i].task);
@@ -410,7 +419,7 @@ int job_batch_run(job_t *job, const job_batch_t *batch, sp_error_t *err)
         if (items[i].task && env_stopped(&job->env))
             task_free(job, items[i].task);
         else
-            job_task_end(job, &items[i].task);
+            end_by(job, &items[i].task, deadline);
     }
     job_throttle_tell(job); // nothing waits any more
     if (err)

@@ -26,13 +26,12 @@ static bool has_kind(const job_t *job, const char *kind)
 // First of all, so that a sealed source refuses no longer than it must, whatever keeps the rest from being undone.
 static int give_back(job_t *job, sp_error_t *err)
 {
-    job_tasks_end_all(job);
-    if (job->given_back)
-        return 0;
-    int rc = job_take_shard(job, job->rec->source_shard_id, err);
-    if (rc == 0 && has_kind(job, "guards"))
+    job_tasks_ask_stop(job);
+    int rc = job->given_back ? 0 : job_take_shard(job, job->rec->source_shard_id, err);
+    if (rc == 0 && !job->given_back && has_kind(job, "guards"))
         rc = job_unseal_source(job, err);
     job->given_back = rc == 0;
+    job_tasks_end_all(job); // ends what is left of them on the targets too, which may take its time
     return rc;
 }
 

@@ -94,6 +94,7 @@ int job_task_control(job_t *job, const job_task_t *task, const sp_msg_task_contr
                      sp_error_t *err);
 // Asks it to stop, waits shortly, then ends its backends on all shards of the job. The task is freed.
 void job_task_end(job_t *job, job_task_t **task_p);
+void job_tasks_ask_stop(job_t *job); // without waiting
 void job_tasks_end_all(job_t *job);
 bool job_task_final(const job_task_t *task);
 // Takes one message, or waits up to timeout_ms. Errors: stale_epoch (this actor must end), cancelled (a cancel came, not while undoing).
