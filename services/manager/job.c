@@ -157,6 +157,7 @@ static int one_round(job_t *job, sp_error_t *err)
         return job_transition(job, SP_JOB_EV_CANCEL, NULL, err);
     bool fresh = job->rec->state == SP_JOB_STATE_PENDING;
     job->given_back = job->given_back && job->rec->undo_to != 0; // a retry seals anew
+    job->unfollowed_ms = fresh ? 0 : job->unfollowed_ms;
     int rc = needs_take_over(job) ? take_over(job, err) : 0;
     if (rc == 0)
         rc = work(job, err);

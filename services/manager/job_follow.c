@@ -43,8 +43,12 @@ int job_follow_ensure(job_t *job, sp_error_t *err)
         sp_error_t why = job->follow->err;
         bool failed = job->follow->state == SP_TASK_STATE_FAILED;
         job_task_end(job, &job->follow);
-        if (failed && !why.retryable) {
+        int64_t now = sp_clock_mono_ms();
+        job->unfollowed_ms = job->unfollowed_ms ? job->unfollowed_ms : now;
+        bool too_long = now - job->unfollowed_ms > job->env.settings->retry_for_s * 1000;
+        if (failed && (!why.retryable || too_long)) {
             *err = why;
+            err->retryable = false;
             return why.code;
         }
         job_fact(job, "retry", "follow", 1);
@@ -84,6 +88,7 @@ static void take_lag(job_t *job)
     job->progress.lag_bytes = u->lag_bytes;
     job->progress.lag_ms = u->lag_ms;
     job->progress.rows_applied = u->rows_applied;
+    job->unfollowed_ms = 0;
 }
 
 int job_deltasync(job_t *job, sp_error_t *err)

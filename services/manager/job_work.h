@@ -44,6 +44,7 @@ typedef struct job {
     job_task_t *holder;             // holds the exported snapshot, or NULL
     char snapshot[130];             // what the holder exported
     job_task_t *follow;             // the follower, or NULL
+    int64_t unfollowed_ms;          // monotonic, since when followers have failed in a row, or 0
     sp_msg_job_progress_t progress; // now
     int64_t live_ms;                // monotonic, when job_live was last sent
     int64_t rate_bytes;             // bytes_copied at the last rate

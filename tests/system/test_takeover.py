@@ -90,6 +90,27 @@ def test_a_target_that_is_away_does_not_keep_another_one_shut(cell):
     cell.finalize()
 
 
+def test_a_follower_that_never_gets_on_ends_the_job(cell):
+    """Each one fails in a way that could heal, and none does: the job says why, instead of trying for ever."""
+    rig, role = cell.rig, "shardplane_apply"
+    rig.reconfigure("manager", **{"manager.retry_for_s": 10})
+    hold(rig, "deltasync")
+    try:
+        cell.split()
+        reach(cell, "deltasync")
+        cell.sql("b", f"ALTER ROLE {role} NOLOGIN")
+        cell.sql("b", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", role)
+        job = cell.wait("failed", 100)
+        assert f"{cell.name}-b" in job["error"]["message"] or role in job["error"]["message"], job["error"]
+    finally:
+        cell.sql("b", f"ALTER ROLE {role} LOGIN")
+        rig.reconfigure("manager")
+        rig.lead_with("")
+    cell.split()
+    cell.wait("completed")
+    cell.finalize()
+
+
 def test_an_unregistered_table_is_let_go_of_by_asking_again(cell):
     """The leader dies between catalog and guards: the same request finishes what it had begun."""
     rig = cell.rig
