@@ -31,11 +31,11 @@ const command_row_t command_rows[] = {
 // The last answers, by (client id, sequence): a repeated mutation returns the first reply.
 enum { REPLIES = 512 };
 typedef struct stored_reply {
-    char client_id[65];          // "" for an empty place
-    int64_t sequence;            // of the request
-    unsigned char body_hash[32]; // of the request's body
-    const sp_schema_t *schema;   // of the answer
-    sp_buf_t bytes;              // the answer
+    char client_id[65];        // "" for an empty place
+    int64_t sequence;          // of the request
+    unsigned char hash[32];    // of the request
+    const sp_schema_t *schema; // of the answer
+    sp_buf_t bytes;            // the answer
 } stored_reply_t;
 
 typedef struct replies {
@@ -111,11 +111,14 @@ void command_raise_ring(const env_t *env, sp_arena_t *arena, sp_catalog_txn_t *t
 
 // ---- repeated requests
 
-static void hash_body(const sp_schema_t *schema, const void *body, unsigned char out[32])
+// Of the whole request: a cancel and a retry of a job have the same body.
+static void hash_request(const sp_schema_t *schema, const void *body, unsigned char out[32])
 {
     sp_buf_t bytes = SP_BUF_INIT;
     memset(out, 0, 32);
-    if (sp_wire_encode_msgpack(schema, body, &bytes, NULL) == 0)
+    bool ok = sp_wire_encode_msgpack(schema, body, &bytes, NULL) == 0;
+    sp_buf_addz(&bytes, schema->name);
+    if (ok && !bytes.failed)
         sp_digest(bytes.data, bytes.len, out, 32);
     sp_buf_free(&bytes);
 }
@@ -140,7 +143,7 @@ static void store_reply(replies_t *replies, sp_str_t client_id, int64_t sequence
     replies->next = (replies->next + 1) % REPLIES;
     snprintf(r->client_id, sizeof r->client_id, SP_STR_FMT, SP_STR_ARG(client_id));
     r->sequence = sequence;
-    memcpy(r->body_hash, hash, 32);
+    memcpy(r->hash, hash, 32);
     r->schema = schema;
 }
 
@@ -202,11 +205,11 @@ static void run_command(env_t *env, replies_t *replies, const sp_msg_command_t *
     }
     unsigned char hash[32];
     bool numbered = head->client_id.len > 0 && head->has_sequence;
-    hash_body(schema, body, hash);
+    hash_request(schema, body, hash);
     stored_reply_t *old = numbered ? find_reply(replies, head->client_id, head->sequence) : NULL;
     if (old) {
         void *reply = sp_arena_alloc(c.arena, 1, old->schema->size);
-        int rc = memcmp(old->body_hash, hash, 32) == 0
+        int rc = memcmp(old->hash, hash, 32) == 0
                      ? 0
                      : sp_error_set(&err, SP_E_IDEMPOTENCY_MISMATCH,
                                     "this client used sequence %lld for another request",

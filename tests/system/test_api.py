@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import urllib.request
+import uuid
 
 import msgpack
 import pytest
@@ -16,6 +17,8 @@ from harness.api import ApiError
 from harness.rig import SLOW
 from ledger import checker
 from ledger.route_client import RouteClient, RouteError
+
+from worker_rig import Codec
 
 
 def test_probes_and_metrics(rig):
@@ -208,3 +211,27 @@ def test_a_keyspace_that_is_made_again_goes_on_counting(rig):
         seen.append(rig.api.get(f"/api/v1/keyspaces/{name}")["ring_version"])
         rig.api.delete(f"/api/v1/keyspaces/{name}")
     assert seen[0] < seen[1] < seen[2], seen
+
+
+def test_a_sequence_number_stands_for_one_request(rig):
+    """The same again gets the first answer; another request under the same number is told so, even one whose body is the same."""
+    codec, leader = Codec(), rig.stack.service(rig.leader())
+
+    def ask(name, body):
+        envelope = {"version": 1, "message": codec.messages[name]["id"], "request_id": uuid.uuid4().hex, "client_id": client, "sequence": 7}
+        with zmq.Context.instance().socket(zmq.DEALER) as s:
+            s.setsockopt(zmq.LINGER, 0)
+            s.connect(leader.address("listen"))
+            s.send_multipart([msgpack.packb(codec.pack("envelope", envelope)), msgpack.packb(codec.pack(name, body))])
+            assert s.poll(10000), "no answer"
+            head, text = (msgpack.unpackb(part, strict_map_key=False) for part in s.recv_multipart())
+        kind = codec.by_id[head[2]]
+        return kind, codec.unpack(kind, text)
+
+    client, name = f"client-{uuid.uuid4().hex[:8]}", rig.new_name("once")
+    first = ask("keyspace_create", {"name": name})
+    assert first[0] == "keyspace" and ask("keyspace_create", {"name": name}) == first
+    assert ask("keyspace_create", {"name": name + "x"})[1]["code"] == "idempotency_mismatch"
+    client = f"client-{uuid.uuid4().hex[:8]}"
+    assert ask("job_cancel", {"job_id": "nosuchjob00"})[1]["code"] == "not_found"
+    assert ask("job_retry", {"job_id": "nosuchjob00"})[1]["code"] == "idempotency_mismatch"
