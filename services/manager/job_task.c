@@ -211,21 +211,6 @@ void job_heed_cancel(job_t *job, bool heed)
     job->env.interrupted_arg = job;
 }
 
-int job_task_wait(job_t *job, job_task_t *task, sp_error_t *err)
-{
-    while (!job_task_final(task)) {
-        int rc = job_pump(job, 500, err);
-        if (rc != 0)
-            return rc;
-    }
-    if (task->state == SP_TASK_STATE_FAILED) {
-        if (err)
-            *err = task->err;
-        return task->err.code;
-    }
-    return 0;
-}
-
 // ---- ending
 
 static void terminate_on(job_t *job, sp_str_t shard, const char *task_id)

@@ -102,8 +102,6 @@ bool job_task_final(const job_task_t *task);
 int job_pump(job_t *job, int timeout_ms, sp_error_t *err);
 // From here a cancel ends statements too, until it is called with false: for those that may wait long. (`undoing` holds here as well.)
 void job_heed_cancel(job_t *job, bool heed);
-// Until the task is final. 0 when it is done; else why it failed.
-int job_task_wait(job_t *job, job_task_t *task, sp_error_t *err);
 
 // Many short tasks: items 0..n-1, tried again where that can help, at most `window` at once.
 typedef struct job_batch {
