@@ -61,30 +61,43 @@ static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
     return 0;
 }
 
-// The schema task commits a mark with what it makes. A mark without a list in the record: its answer never came, so it is asked again.
+// Whether the schema task has committed on this target; no where an earlier try of the undo has removed the installation.
+static int is_marked(job_t *job, sp_str_t target, bool *ret_marked, sp_error_t *err)
+{
+    char out[8] = "";
+    bool null = false, ours = false;
+    sp_pg_t *pg = NULL;
+    const char *params[] = {job->id};
+    int rc = env_pg(&job->env, target, ENV_ADMIN, &pg, err);
+    if (rc == 0)
+        rc = registration_is_ours(&job->env, pg, target, &ours, NULL, err);
+    if (rc == 0 && ours)
+        rc = sp_pg_value(pg, SP_SQL_SCHEMA_MARK, 1, params, out, sizeof out, &null, err);
+    *ret_marked = rc == 0 && out[0] == 't';
+    return rc;
+}
+
+// The schema task commits a mark with what it makes. A mark without a list in the record: its answer never came, so it is asked again,
+// and the list is saved before anything of it is dropped.
 static int step_learn_schema(job_t *job, sp_error_t *err)
 {
-    bool marked = false, listed = false;
+    bool any = false, listed = false;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < job->rec->targets.n && has_kind(job, "schema"); i++) {
-        char out[8] = "";
-        bool null = false;
-        sp_pg_t *pg = NULL;
-        const char *params[] = {job->id};
+        bool marked = false;
         listed = listed || job->rec->targets.items[i].schema_objects.n > 0;
-        rc = env_pg(&job->env, job->rec->targets.items[i].shard_id, ENV_ADMIN, &pg, err);
-        if (rc == 0)
-            rc = sp_pg_value(pg, SP_SQL_SCHEMA_MARK, 1, params, out, sizeof out, &null, err);
-        marked = marked || out[0] == 't';
+        rc = is_marked(job, job->rec->targets.items[i].shard_id, &marked, err);
+        any = any || marked;
     }
-    if (rc != 0 || !marked || listed)
+    if (rc != 0 || !any || listed)
         return rc;
     job_batch_t batch = {.n = 1,
                          .what = "schema",
                          .kind = SP_TASK_KIND_SCHEMA,
                          .assign = assign_schema,
                          .done = job_keep_schema_objects};
-    return job_batch_run(job, &batch, err);
+    rc = job_batch_run(job, &batch, err);
+    return rc == 0 ? job_save(job, err) : rc;
 }
 
 static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)

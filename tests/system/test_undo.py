@@ -1,10 +1,12 @@
 """Giving a job up where that is hard: a shard that is away, a statement that waits, a failure that is being undone already."""
 import contextlib
+import os
 import time
 
 import psycopg2
+import pytest
 
-from harness.rig import SLOW
+from harness.rig import SLOW, Reviver
 
 from test_crash import hold, reach
 
@@ -111,3 +113,44 @@ def test_a_table_that_is_dropped_meanwhile_ends_the_job(cell):
     # Dropped everywhere before the guards are folded, or while the way back is kept.
     cell.sql("a", "DROP TABLE orders", role="owner")
     cell.finalize()
+
+
+# The first two of each list run with every submission; SP_ALL=1 runs all.
+UNDO = ["job_undo_targets_before", "job_undo_after", "job_cancel_after", "job_undo_before", "job_undo_source_before", "job_undone_after"]
+LIFT = ["job_lift_after", "job_unseal_after", "job_unseal_before", "job_lifted_after"]
+FEW = None if os.environ.get("SP_ALL") else 2
+
+
+@pytest.mark.parametrize("point", UNDO[:FEW])
+def test_the_leader_dies_while_a_job_is_undone(cell, point):
+    """Whoever leads next goes on with the undo, in whatever order it was cut off."""
+    cell.rig.lead_with(f"job_follow_after:sleep=1500;{point}:kill")
+    cell.remember()
+    cell.write()
+    cell.split()
+    reach(cell, "deltasync")
+    with Reviver(cell.rig, "manager-1") as reviver:
+        cancel(cell)
+        cell.wait("cancelled", 60)
+        assert reviver.died or point == "job_undone_after", "the failpoint was never reached: the test proved nothing"
+    cell.wait_acked(20, "router")
+    cell.wait_acked(10, "direct")
+    cell.check(cell.stop_writers())
+    cell.no_residue()
+
+
+@pytest.mark.parametrize("point", LIFT[:FEW])
+def test_the_leader_dies_while_a_fence_is_lifted(cell, point):
+    """A long transaction of the application keeps the fence from its lock; the cutover that comes after is another attempt."""
+    cell.rig.lead_with(f"job_arm_before:sleep=1500;{point}:kill")
+    connection = psycopg2.connect(cell.dsn("a", "primary"))
+    cell.write()
+    cell.split()
+    reach(cell, "ready")
+    with Reviver(cell.rig, "manager-1") as reviver:
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE customers SET seq = seq WHERE id = 1")
+        cell.rig.stack.wait_for("a fence to be lifted", lambda: reviver.died, 60 * SLOW)
+        connection.close()
+        cell.wait("completed", 90)
+    cell.finish()
