@@ -130,6 +130,34 @@ static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *er
     return rc;
 }
 
+static bool has_table(const owner_tables_t *tables, const sp_owner_table_t *t)
+{
+    for (size_t i = 0; i < tables->n; i++)
+        if (sp_str_eq(tables->items[i].schema, t->schema) &&
+            sp_str_eq(tables->items[i].table, t->table))
+            return true;
+    return false;
+}
+
+// A guard's functions do not go with its table.
+static int drop_functions(job_t *job, const sp_msg_job_target_t *t, const owner_tables_t *present,
+                          sp_error_t *err)
+{
+    sp_pg_t *pg = NULL;
+    owner_tables_t all = job_owner_tables(job, job->arena);
+    int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
+    if (rc == 0)
+        rc = env_begin(&job->env, pg, err);
+    for (size_t i = 0; rc == 0 && i < all.n; i++)
+        if (!has_table(present, &all.items[i]))
+            rc = sp_guard_drop(pg, &all.items[i], err);
+    if (rc == 0)
+        rc = env_commit(pg, err);
+    if (rc != 0 && pg)
+        env_rollback(pg);
+    return rc;
+}
+
 // Tables that the user had made on an empty shard stay, without the rows that were copied into them.
 static int empty_left(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
 {
@@ -138,6 +166,8 @@ static int empty_left(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
     if (!view)
         return SP_E_CONFLICT;
     int rc = job_present_tables(job, view->shard, &present, err);
+    if (rc == 0)
+        rc = drop_functions(job, t, &present, err);
     if (rc != 0)
         return rc;
     sp_msg_job_table_t *left = sp_arena_alloc(job->arena, present.n + 1, sizeof *left);

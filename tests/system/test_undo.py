@@ -42,6 +42,22 @@ def test_a_target_that_cannot_be_reached_ends_the_job(rig):
     cell.close()
 
 
+def test_a_cancel_leaves_a_registered_target_as_it_was(rig):
+    """It was a shard before, and stays one, without anything that the job has made there."""
+    cell = rig.cell(register=("a", "b"))
+    hold(rig, "deltasync")
+    cell.remember()
+    cell.job_id = rig.api.split(f"{cell.name}-a", [f"{cell.name}-b"])["id"]
+    reach(cell, "deltasync")
+    cancel(cell)
+    cell.wait("cancelled")
+    cell.no_residue("ab")
+    assert rig.api.get(f"/api/v1/shards/{cell.name}-b")["status"] == "empty"
+    got = rig.api.check(cell.name)
+    assert got["ok"], got
+    cell.close()
+
+
 def test_a_cancel_ends_a_statement_that_waits(cell):
     """An index is built CONCURRENTLY for the job's time: it waits for every older snapshot, and the cancel must not."""
     cell.remember()
