@@ -38,14 +38,15 @@ static void find(check_t *c, const char *kind, sp_str_t shard, const char *table
 }
 
 static void check_table(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *pg,
-                        const sp_owner_table_t *table, sp_arcs_t arcs, bool in_job)
+                        const sp_owner_table_t *table, sp_arcs_t arcs, sp_arcs_t rows_of,
+                        bool in_job)
 {
     sp_error_t err = {0};
     const char *name = sp_pg_qualified(c->arena, table->schema, table->table);
     int64_t misplaced = 0, rows = 0;
     char text[1200];
-    // Rows of a job's target are not its own yet, and a source keeps what has moved until the job is finalized.
-    if (registration_misplaced(pg, table, arcs, &misplaced, &rows, &err) != 0) {
+    // Rows of a live job's target are not its own yet.
+    if (registration_misplaced(pg, table, rows_of, &misplaced, &rows, &err) != 0) {
         find(c, "unreachable", s->id, name, 0, err.text);
         return;
     }
@@ -120,17 +121,25 @@ static void check_residue(check_t *c, const sp_msg_catalog_shard_t *s, sp_pg_t *
         }
 }
 
-// The source of a job that is completed, not finalized: it keeps the moved rows for the way back.
-static bool keeps_rows(const check_t *c, sp_str_t shard)
+// Arcs whose rows may lie on the shard: what it owns, and what jobs moved away from it whose rows it keeps behind closed guards, until
+// they are finalized, or for ever where their finalize was not to drop them.
+static int may_lie(const check_t *c, const sp_msg_catalog_shard_t *s, sp_arcs_t owned,
+                   sp_arcs_t *ret, sp_error_t *err)
 {
-    for (size_t i = 0; i < c->env.catalog->n_jobs; i++) {
+    int rc = 0;
+    *ret = owned;
+    for (size_t i = 0; rc == 0 && i < c->env.catalog->n_jobs; i++) {
         const sp_msg_catalog_job_t *j = c->env.catalog->jobs[i].job;
         bool kept = j->state == SP_JOB_STATE_COMPLETED ||
                     (j->state == SP_JOB_STATE_FINALIZED && !j->drop_source_rows);
-        if (kept && sp_str_eq(j->source_shard_id, shard))
-            return true;
+        if (!kept || !sp_str_eq(j->source_shard_id, s->id))
+            continue;
+        for (size_t k = 0; rc == 0 && k < j->targets.n; k++) {
+            const sp_msg_job_target_t *t = &j->targets.items[k];
+            rc = sp_arcs_union(*ret, (sp_arcs_t){t->bounds.items, t->bounds.n}, c->arena, ret, err);
+        }
     }
-    return false;
+    return rc;
 }
 
 static void check_shard(check_t *c, const sp_msg_catalog_shard_t *s)
@@ -138,11 +147,12 @@ static void check_shard(check_t *c, const sp_msg_catalog_shard_t *s)
     sp_pg_t *pg = NULL;
     sp_error_t err = {0};
     owner_tables_t tables, present;
-    sp_arcs_t arcs;
+    sp_arcs_t arcs, rows_of;
     if (env_pg_record(&c->env, s, ENV_ADMIN, &pg, &err) != 0 ||
         !ownership_tables(c->keyspace->keyspace, c->arena, &tables) ||
         registration_present(pg, &tables, c->arena, &present, &err) != 0 ||
-        ownership_arcs(c->keyspace, s->id, c->arena, &arcs, &err) != 0) {
+        ownership_arcs(c->keyspace, s->id, c->arena, &arcs, &err) != 0 ||
+        may_lie(c, s, arcs, &rows_of, &err) != 0) {
         find(c, "unreachable", s->id, NULL, 0, err.text);
         return;
     }
@@ -154,17 +164,8 @@ static void check_shard(check_t *c, const sp_msg_catalog_shard_t *s)
     if (!sp_arcs_is_none(arcs) && present.n < tables.n)
         find(c, "guard_missing", s->id, NULL, 0,
              "the shard owns keys, but a registered table does not exist on it");
-    for (size_t i = 0; i < present.n && !env_stopped(&c->env); i++) {
-        size_t before = c->n;
-        check_table(c, s, pg, &present.items[i], arcs, in_job);
-        // Not misplaced: kept behind closed guards.
-        if (c->n > before && keeps_rows(c, s->id) &&
-            sp_str_eqz(c->items[before].kind, "misplaced_rows")) {
-            memmove(&c->items[before], &c->items[before + 1],
-                    (c->n - before - 1) * sizeof *c->items);
-            c->n--;
-        }
-    }
+    for (size_t i = 0; i < present.n && !env_stopped(&c->env); i++)
+        check_table(c, s, pg, &present.items[i], arcs, rows_of, in_job);
 }
 
 static int run(check_t *c, const sp_msg_check_keyspace_t *m, sp_msg_check_reply_t *reply,

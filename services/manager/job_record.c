@@ -246,14 +246,17 @@ static void phase_change(job_t *job, int to)
 }
 
 // A job that is over is kept to be looked at. What only its work needed would make the catalog, which everybody reads whole, grow with
-// each job by its tables, their columns and all that was made.
+// each job by its tables, their columns and all that was made. Arcs stay whose rows the source keeps: a check knows them by that.
 static void strip(sp_msg_catalog_job_t *r, bool may_be_retried)
 {
+    bool keeps_rows = r->state == SP_JOB_STATE_FINALIZED && !r->drop_source_rows;
     r->tables.n = r->partitioned.n = r->objects.n = r->source_bounds_after.n = 0;
     r->source_tokens_after = (sp_str_t){0};
     for (size_t i = 0; i < r->targets.n; i++) {
         sp_msg_job_target_t *t = &r->targets.items[i];
-        t->bounds.n = t->bounds_after.n = t->schema_objects.n = 0;
+        t->bounds_after.n = t->schema_objects.n = 0;
+        if (!keeps_rows)
+            t->bounds.n = 0;
         t->tokens = (sp_str_t){0};
         if (!may_be_retried)
             t->registration = NULL;

@@ -345,3 +345,24 @@ def test_a_job_that_is_over_is_kept_without_its_tables(cell):
     job = cell.rig.api.job(cell.job_id)
     assert job["validation"]["passed"] and job["target_shard_ids"] == [f"{cell.name}-b", f"{cell.name}-c"]
     assert job["phases"][-1]["name"] == "finalized" and job["progress"]["rows_copied"] > 0
+
+
+def test_check_finds_rows_that_no_job_left(cell):
+    """What a source keeps of a job is not misplaced; anything else on it is."""
+    def misplaced():
+        return [(f["shard_id"], f["table"], f["rows"]) for f in cell.rig.api.check(cell.name).get("findings", [])
+                if f["kind"] == "misplaced_rows"]
+
+    cell.split()
+    cell.wait("completed")
+    assert not misplaced()
+    cell.finalize()
+    cell.sql("a", "DROP TABLE order_items, orders, customers")
+    cell.job_id = cell.rig.api.split(f"{cell.name}-b", [f"{cell.name}-a"])["id"]
+    cell.wait("completed")
+    cell.finalize(drop=False)
+    assert not misplaced()
+    keys = cell.sql("b", "SELECT i, hashtextextended(i::text, 0) FROM generate_series(1000000, 1000999) i")
+    stranger = next(k for k, h in keys if cell.ring().owner(h) == f"{cell.name}-c")
+    cell.sql("b", f"INSERT INTO customers (id, name, profile, seq, note) VALUES ({stranger}, 'planted', '{{}}', 0, '')", role="apply")
+    assert misplaced() == [(f"{cell.name}-b", '"public"."customers"', 1)]
