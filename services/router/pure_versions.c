@@ -43,12 +43,15 @@ int ring_versions_check_ring(const ring_versions_t *self, sp_str_t keyspace,
                              sp_error_t *err)
 {
     const ring_seen_t *seen = find(self, keyspace);
-    if (version > 0 && digest == 0)
+    if (seen == NULL)
+        return 0;
+    if (seen->digest != 0 && digest == 0)
         return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
-                            "the ring of keyspace " SP_STR_FMT " has version %" PRId64
-                            " and no owners: its shards are missing",
+                            "the ring of keyspace " SP_STR_FMT
+                            " had owners, and has none in version %" PRId64
+                            ": its shards are missing",
                             SP_STR_ARG(keyspace), version);
-    if (seen == NULL || seen->create_revision < create_revision)
+    if (seen->create_revision < create_revision)
         return 0;
     if (seen->create_revision > create_revision || version < seen->version)
         return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
@@ -68,7 +71,7 @@ int ring_versions_check_gone(const ring_versions_t *self, bool (*has)(void *arg,
                              void *arg, sp_error_t *err)
 {
     for (size_t i = 0; i < self->n; i++)
-        if (self->seen[i].version > 0 && !has(arg, sp_str(self->seen[i].keyspace)))
+        if (self->seen[i].digest != 0 && !has(arg, sp_str(self->seen[i].keyspace)))
             return sp_error_set(err, SP_E_CATALOG_UNAVAILABLE,
                                 "keyspace %s is not in the catalog any more, and its keys had "
                                 "owners",

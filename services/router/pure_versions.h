@@ -14,7 +14,7 @@ typedef struct ring_seen {
     char keyspace[64];       // name
     int64_t create_revision; // of its ring record: a keyspace made anew counts from the start
     int64_t version;         // highest seen
-    uint64_t digest;         // sp_ring_digest
+    uint64_t digest;         // sp_ring_digest; 0: no key had an owner yet
 } ring_seen_t;
 
 typedef struct ring_versions {

@@ -373,6 +373,20 @@ def test_an_unknown_keyspace_is_told_soon(things):
     c.close()
 
 
+def test_a_keyspace_without_owners_keeps_no_router_from_what_is_new(things):
+    empty = things.rig.new_name("empty")
+    things.rig.api.post("/api/v1/keyspaces", {"name": empty})
+    other = RouteClient(things.rig.router_endpoints[:1], empty)
+    refused(other, "no_owner", 1, [("SELECT 1", [])])
+    other.close()
+    beside = Things(things.rig)
+    things.rig.api.delete(f"/api/v1/keyspaces/{empty}")
+    after = Things(things.rig)
+    for c in (beside.client, after.client):
+        assert c.execute(1, [(INSERT, [1])])[4] == "primary"
+        c.close()
+
+
 def test_serves_from_the_last_good_catalog_when_records_vanish(things):
     """Somebody deletes what no transaction of ours would: the keys keep their owners."""
     c, etcd = things.client, things.rig.stack.etcd.endpoint
