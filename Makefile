@@ -62,10 +62,11 @@ LIBCOMMON := $(OUT)/libcommon.a
 help: ## list the targets
 	@{ grep -hE '^[a-z-]+:.*## ' Makefile; printf '%s\n' $(SERVICES) | sed 's/.*/run-&:## run the & with configs\/&.json (first: make up UP=--no-services)/'; } | \
 	    sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
-	@printf '\nvariables:\n  %s\n  %s\n  %s\n' \
+	@printf '\nvariables:\n  %s\n  %s\n  %s\n  %s\n' \
 	    'SAN=asan, SAN=tsan   with a sanitizer; objects and binaries go to build/$$SAN' \
 	    'BUILD=DIR            everything that is built goes there' \
-	    'V=1                  show the commands'
+	    'V=1                  show the commands' \
+	    'WORKERS=N            system tests side by side (3; 0: one after the other)'
 
 build: $(SERVICES:%=$(BIN)/%) $(BIN)/shardctl ## compile everything into bin/
 
@@ -188,6 +189,8 @@ status: ## what runs where (JSON=1 for programs)
 # ---- tests that need PostgreSQL, and the demo
 ledger: ## the ledger's checker, with each defect planted
 	@$(PYTHON) -m pytest -q tests/ledger $(PYTEST)
+# Tests wait more than they compute: several side by side, each worker with stacks of its own. WORKERS=0: one after the other.
+WORKERS ?= 3
 # The follower without a manager, for tests/system/test_follow.py.
 FOLLOW_RIG := $(OUT)/tests/system/follow_rig
 FOLLOW_RIG_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard services/resharder/follow*.c services/resharder/lane*.c \
@@ -200,7 +203,8 @@ $(FOLLOW_RIG): $(FOLLOW_RIG_O) $(LIBCOMMON)
 -include $(FOLLOW_RIG_O:.o=.d)
 
 system: build client $(FOLLOW_RIG) ## the real stack, driven as an outsider would (PYTEST="-k name -x")
-	@SP_BIN=$(abspath $(BIN)) SP_FOLLOW_RIG=$(abspath $(FOLLOW_RIG)) $(if $(SAN),SP_SLOW=4) $(PYTHON) -m pytest -q tests/system $(PYTEST)
+	@SP_BIN=$(abspath $(BIN)) SP_FOLLOW_RIG=$(abspath $(FOLLOW_RIG)) SP_SLOW=$(if $(SAN),6,2) \
+	    $(PYTHON) -m pytest -q -n $(WORKERS) tests/system $(PYTEST)
 test: build floors docs-check unit ledger system ## everything that CI runs
 # These start servers and have deadlines: one after the other, also under `make -j`.
 ifneq ($(filter test,$(MAKECMDGOALS)),)
@@ -260,5 +264,5 @@ docker-down: ## stop and remove them; volumes stay
 -include $(CLIENT_O:.o=.d) $(CLIENT_PIC_O:.o=.d) $(COMMON_O:.o=.d) $(SHARDCTL_O:.o=.d) $(TEST_C:%.c=$(OUT)/%.d) $(BENCH_BIN:=.d)
 
 clean: ## remove what was built, and stop and remove the stacks in it
-	@for s in $(wildcard $(BUILD)/*/stack.json); do tools/localstack down --purge --dir $$(dirname $$s) || exit 1; done
+	@for s in $$(find $(BUILD) -name stack.json 2>/dev/null); do tools/localstack down --purge --dir $$(dirname $$s) || exit 1; done
 	rm -rf $(BUILD) $(if $(filter build,$(BUILD)),bin)

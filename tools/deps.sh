@@ -25,6 +25,7 @@ postgresql-15|postgresql server
 postgresql-client-15|postgresql-client cmd:psql
 python3 cmd:python3
 python3-pytest py:pytest
+python3-pytest-xdist py:xdist
 python3-zmq py:zmq
 python3-msgpack py:msgpack
 python3-psycopg2 py:psycopg2

@@ -10,13 +10,14 @@ import psycopg2
 import pytest
 
 from follow_driver import JOB, MIN, REPO, TABLES, Driver, Writers, qualified
+from harness import rig
 from spstack.ports import free_base
 from spstack.stack import Stack
 
 RIG = os.environ.get("SP_FOLLOW_RIG", os.path.join(REPO, "build", "plain", "tests", "system", "follow_rig"))
-FOLDER = os.path.join(os.environ.get("SP_SYSTEM_DIR", os.path.join(REPO, "build", "system")), "follow")
+FOLDER = os.path.join(rig.FOLDER, "follow")
 ROUNDS = int(os.environ.get("SP_FOLLOW_ROUNDS", "5"))
-SLOW = float(os.environ.get("SP_SLOW", "1"))
+SLOW = rig.SLOW
 
 
 @pytest.fixture(scope="module")

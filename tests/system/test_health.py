@@ -67,7 +67,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched():
-    stack = Stack(os.path.join(os.path.dirname(FOLDER), "system-health"))
+    stack = Stack(os.path.join(FOLDER, "health"))
     try:
         yield Watched(stack)
     finally:
@@ -184,7 +184,7 @@ def test_health_goes_on_without_etcd(watched):
 
 def test_no_false_alarm_through_a_split():
     """Guards are compared all the time while a job changes them, and once more when it is done."""
-    stack = Stack(os.path.join(os.path.dirname(FOLDER), "system-health-split"))
+    stack = Stack(os.path.join(FOLDER, "health-split"))
     try:
         stack.up(shards=3, resharders=1, port_base=free_base(), fsync=False, binaries=BIN, fresh=True,
                  overrides={"health.guard_interval_ms": 200})
@@ -219,7 +219,7 @@ def test_no_false_alarm_through_a_split():
 
 def test_an_empty_shard_needs_no_tables():
     """A shard that owns nothing may lack the tables; one that somebody makes there must refuse, or be told."""
-    stack = Stack(os.path.join(os.path.dirname(FOLDER), "system-health-empty"))
+    stack = Stack(os.path.join(FOLDER, "health-empty"))
     try:
         stack.up(shards=2, resharders=1, port_base=free_base(), fsync=False, binaries=BIN, fresh=True,
                  overrides={"health.guard_interval_ms": 200})
