@@ -226,7 +226,7 @@ static void retry(execution_t *e, const sp_error_t *why, bool waits_for_ring, in
     execute_park(e, why, waits_for_ring, wait_ms);
 }
 
-// The owner by the ring of now is another than the one tried, or the ring is newer.
+// By the ring of now the key has another owner than the one that was tried.
 static bool ring_moved_on(const execution_t *e)
 {
     const sp_catalog_keyspace_view_t *k = NULL;

@@ -3,6 +3,8 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -36,24 +38,14 @@ CHOSEN = re.compile(r"job_(planned|prepared|copied|caught_up|validated|armed|ope
                     r"job_(snapshot|schema|identities|foreign_keys|fold|drop_slot|restore_identities)_after|job_(fence|flip|open)_(before|after)|"
                     r"copy_range_\w+|after_slot|schema_after_commit|index_after_commit|follow_(started|before_commit|after_commit|point)|"
                     r"verify_start|fence_\w+|purge_batch")
-EVENTS = ("planned", "prepared", "copied", "caught_up", "validated", "armed", "opened", "finalize", "finalized")
 
 
 def failpoints(service):
     """Names of the failpoints that stand in a service's sources, and so all its durable steps."""
-    found = set()
-    folder = os.path.join(REPO, "services", service)
-    for name in os.listdir(folder):
-        if name.endswith(".c"):
-            with open(os.path.join(folder, name), encoding="utf-8") as f:
-                text = f.read()
-            found.update(re.findall(r'sp_failpoint\("(\w+)"', text))
-            found.update(f"job_{n}_{when}" for n, when in re.findall(r'job_failpoint\("(\w+)", "(\w+)"', text))
-            for step in re.findall(r'job_step\(\w+, "(\w+)"', text):
-                found.update((f"job_{step}_before", f"job_{step}_after"))
-            if "job_failpoint(sp_job_event_name" in text:
-                found.update(f"job_{event}_{when}" for event in EVENTS for when in ("before", "after"))
-    found = sorted(p for p in found if not ELSEWHERE.match(p))
+    out = subprocess.run([sys.executable, os.path.join(REPO, "tools", "failpoints.py"), "--names", service], stdout=subprocess.PIPE,
+                         text=True, check=True).stdout
+    found = [p for p in out.split() if not ELSEWHERE.match(p)]
+    assert found, f"{service} has no failpoints"
     return found if os.environ.get("SP_ALL") else [p for p in found if CHOSEN.fullmatch(p)]
 
 
