@@ -12,14 +12,15 @@
 #include "common/base/log.h"
 #include "common/base/str.h"
 
-enum { MAX_POINTS = 64, NAME_MAX_LEN = 64 };
+enum { MAX_POINTS = 64, NAME_MAX_LEN = 64, PATH_MAX_LEN = 256, HOLD_POLL_MS = 10 };
 
-typedef enum { ACT_KILL, ACT_STOP, ACT_ERROR, ACT_SLEEP } action_t;
+typedef enum { ACT_KILL, ACT_STOP, ACT_ERROR, ACT_SLEEP, ACT_HOLD, ACTIONS_N } action_t;
 
 typedef struct point {
     char name[NAME_MAX_LEN]; // name of the place
     action_t action;         // what happens
     int64_t sleep_ms;        // ACT_SLEEP
+    char path[PATH_MAX_LEN]; // ACT_HOLD
     int64_t times;           // at most so often, 0 always
     int64_t from;            // first passage that counts, from 1
     atomic_llong passed;     // passages so far
@@ -30,7 +31,7 @@ static size_t points_n;
 static atomic_bool armed;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static sp_error_t setup_error;
-static const char *const action_names[] = {"kill", "stop", "error", "sleep"};
+static const char *const action_names[ACTIONS_N] = {"kill", "stop", "error", "sleep", "hold"};
 
 static bool take_number(const char **p, const char *end, int64_t *ret)
 {
@@ -43,7 +44,16 @@ static bool take_number(const char **p, const char *end, int64_t *ret)
     return true;
 }
 
-// One `name:action[=ms][*n][@k]`.
+// `=path`, to the end.
+static bool parse_hold(const char *p, const char *end, point_t *pt)
+{
+    if (end - p < 2 || end - p > PATH_MAX_LEN || p[0] != '=' || p[1] != '/')
+        return false;
+    memcpy(pt->path, p + 1, (size_t)(end - p - 1));
+    return true;
+}
+
+// One `name:action[=ms][*n][@k]`, or `name:hold=path`.
 static bool parse_point(const char *p, const char *end, point_t *pt)
 {
     const char *colon = memchr(p, ':', (size_t)(end - p));
@@ -52,13 +62,15 @@ static bool parse_point(const char *p, const char *end, point_t *pt)
     memcpy(pt->name, p, (size_t)(colon - p));
     p = colon + 1;
     size_t a = 0;
-    while (a < 4 && !sp_str_starts((sp_str_t){p, (size_t)(end - p)}, action_names[a]))
+    while (a < ACTIONS_N && !sp_str_starts((sp_str_t){p, (size_t)(end - p)}, action_names[a]))
         a++;
-    if (a == 4)
+    if (a == ACTIONS_N)
         return false;
     pt->action = (action_t)a;
     pt->from = 1;
     p += strlen(action_names[a]);
+    if (pt->action == ACT_HOLD)
+        return parse_hold(p, end, pt);
     if (pt->action == ACT_SLEEP) {
         if (p == end || *p++ != '=' || !take_number(&p, end, &pt->sleep_ms))
             return false;
@@ -85,8 +97,8 @@ static void parse(void)
             if (points_n == MAX_POINTS || !parse_point(p, p + len, &points[points_n])) {
                 sp_error_set(&setup_error, SP_E_CONFIG,
                              "SHARDPLANE_FAILPOINTS: cannot read \"%.*s\"; write name:kill, "
-                             "name:stop, name:error or "
-                             "name:sleep=<ms>, then *<times> or @<from>, separated by ;",
+                             "name:stop, name:error or name:sleep=<ms>, then *<times> or "
+                             "@<from>, or name:hold=</path/of/a/file>, separated by ;",
                              (int)len, p);
                 return;
             }
@@ -119,6 +131,12 @@ static int act(point_t *pt, sp_error_t *err)
         break;
     case ACT_SLEEP:
         sp_clock_sleep_ms(pt->sleep_ms);
+        break;
+    case ACT_HOLD:
+        while (access(pt->path, F_OK) == 0)
+            sp_clock_sleep_ms(HOLD_POLL_MS);
+        break;
+    case ACTIONS_N:
         break;
     case ACT_ERROR:
         return sp_error_set(err, SP_E_FAILPOINT, "failpoint %s", pt->name);

@@ -22,7 +22,7 @@ from spstack.stack import DEFAULT_BIN, REPO, Stack, in_parallel
 BIN = os.environ.get("SP_BIN", DEFAULT_BIN)
 FOLDER = os.environ.get("SP_SYSTEM_DIR", os.path.join(REPO, "build", "system"))
 # Connections of routers and health services to the databases of old cells add up.
-CELLS_PER_STACK = int(os.environ.get("SP_CELLS_PER_STACK", "10"))
+CELLS_PER_STACK = int(os.environ.get("SP_CELLS_PER_STACK", "6"))
 SANITIZER = re.compile(r"(ERROR: (Address|Leak|Thread)Sanitizer|WARNING: ThreadSanitizer|runtime error: )")
 # Slow builds (sanitizers, a loaded machine) get longer deadlines.
 SLOW = float(os.environ.get("SP_SLOW", "1"))
@@ -177,6 +177,19 @@ class Rig:
         self.stack.start(worker, {"SHARDPLANE_FAILPOINTS": points})
         return [s.id for s in self.stack.of_kind("resharder") if s.id != worker]
 
+    def held(self, point):
+        """For set_failpoints() and its like: whoever comes to `point` waits there until release()."""
+        with open(self.gate, "w", encoding="utf-8"):
+            return f"{point}:hold={self.gate}"
+
+    def release(self):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.gate)
+
+    @property
+    def gate(self):
+        return self.stack.paths.join("gate")
+
     def wait_dead(self, service, seconds=60):
         self.stack.wait_for(f"{service} to die", lambda: self.stack.service(service).pidfile.pid() is None, seconds * SLOW)
 
@@ -202,6 +215,7 @@ class Rig:
             self.stack = None
             raise
         yield self
+        self.release()
         reports = self.sanitizer_reports()
         if getattr(request.node, "failed_call", True) or reports:
             print(f"logs kept in {self.keep_logs(request.node.name)}")
@@ -216,7 +230,8 @@ class Rig:
             s.write_config({**OVERRIDES, **values})
 
     def restore(self):
-        """After a test: everything runs again, without failpoints."""
+        """After a test, or within: everything runs again, without failpoints."""
+        self.release()
         for s in self.stack.services.values():
             s.pidfile.send(signal.SIGCONT)
         if self.stack.etcd.pidfile.pid() is None:
@@ -311,7 +326,7 @@ class Cell:
     def sql(self, letter, text, *args, role="superuser"):
         return query(self.dsn(letter, role), text, *args)
 
-    def write(self, routers=2, direct=1, rate=40, **spec):
+    def write(self, routers=2, direct=1, rate=25, **spec):
         """Starts the prober and ledger writers, and waits until each way has had some writes acknowledged."""
         self.probe()
         self.writers = Writers(os.path.join(self.rig.stack.paths.root, "ledger", self.name), self.sizes, routers + direct,

@@ -3,7 +3,7 @@
 A probe is a client's transaction, rolled back: BEGIN, an INSERT of a row of its own into each table for each of some keys, each
 under a savepoint. What the guard refuses is SHP01; what went in could be committed for as long as that transaction stays open.
 So a round asks one shard after the other, keeps the transactions that took something open, and rolls all of them back at its
-end. One thread asks, so that its probes have one order. Two things prove a violation, whatever time the probes took:
+end. One thread asks, so that its probes have one order. Half of the keys are asked about in a round, the other half in the next but one. Two things prove a violation, whatever time the probes took:
 
     both     two shards' transactions hold a row of one key, and both were still alive after the later row had gone in
     again    a shard took a key after another one had taken it: within one change of owners nothing is handed back
@@ -24,6 +24,8 @@ LOCK_MS = 10
 IDLE_MS = 500
 ANSWER_S = 2.0
 KEYS = 8
+HALVES = 2
+CYCLE = 2 * HALVES  # rounds until each key has been asked about in either order of shards
 VIOLATIONS = ("both", "again", "third")
 
 # Table -> its probe; $1 is the key. Parents first: with them, a row that belongs to a taken parent is taken too.
@@ -39,31 +41,34 @@ TAKEN, PASSED, REFUSED = "ok", "23503", "SHP01"  # PASSED: the guard let it by, 
 PROBE = """
 BEGIN;
 SET LOCAL lock_timeout = {lock_ms};
+SET LOCAL plan_cache_mode = force_generic_plan;
 DO $probe$
 DECLARE
     found text := '';
-    statement text;
     k bigint;
 BEGIN
-    FOREACH statement IN ARRAY ARRAY[{statements}] LOOP
-        FOREACH k IN ARRAY ARRAY[{keys}]::bigint[] LOOP
-            BEGIN
-                EXECUTE statement USING k;
-                found := found || ' ok';
-            EXCEPTION WHEN OTHERS THEN
-                IF SQLSTATE IN ('55P03', '40P01') THEN RAISE; END IF;
-                found := found || ' ' || SQLSTATE;
-            END;
-        END LOOP;
-    END LOOP;
+    {tables}
     PERFORM set_config('ledger.probe', found, true);
 END $probe$;
 SELECT current_setting('ledger.probe');
 """
+PROBE_TABLE = """
+    FOREACH k IN ARRAY ARRAY[{keys}]::bigint[] LOOP
+        BEGIN
+            {statement};
+            found := found || ' ok';
+        EXCEPTION WHEN OTHERS THEN
+            IF SQLSTATE IN ('55P03', '40P01') THEN RAISE; END IF;
+            found := found || ' ' || SQLSTATE;
+        END;
+    END LOOP;"""
 
 
-def literal(text):
-    return "'" + text.replace("'", "''") + "'"
+def probe(statements, keys):
+    """The whole text that asks one shard about some keys. Statements stand in it as they are, so that each is planned but once."""
+    keys = ", ".join(str(k) for k in keys)
+    tables = "".join(PROBE_TABLE.format(keys=keys, statement=s.replace("$1", "k")) for s in statements)
+    return PROBE.format(lock_ms=LOCK_MS, tables=tables)
 
 
 def spread_keys(dsn, count=KEYS):
@@ -169,8 +174,10 @@ class Prober(threading.Thread):
         self.hashes = dict(keys)
         self.sessions = {shard: Session(dsn) for shard, dsn in shards.items()}
         self.names = [(table, key) for table in probes for key in self.hashes]
-        self.sql = PROBE.format(lock_ms=LOCK_MS, statements=", ".join(literal(p) for p in probes.values()),
-                                keys=", ".join(str(k) for k in self.hashes))
+        self.halves = []  # [(names, SQL)]
+        for i in range(HALVES):
+            keys = list(self.hashes)[i::HALVES]
+            self.halves.append(([(table, key) for table in probes for key in keys], probe(probes.values(), keys)))
         self.seen = Sightings()
         self.rounds = 0
         self.answers = {shard: {} for shard in shards}  # shard -> {"asked" or SQLSTATE or "away": times}
@@ -198,10 +205,11 @@ class Prober(threading.Thread):
     def round(self):
         """Forwards, then backwards: what opens between two probes is seen from either side."""
         shards = list(self.sessions)[::-1 if self.rounds % 2 else 1]
+        half = self.halves[self.rounds // 2 % HALVES]
         held, began = {}, time.monotonic()
         try:
             for shard in shards:
-                taken = self.ask(shard)
+                taken = self.ask(shard, *half)
                 if taken:
                     held[shard] = taken
                 else:
@@ -214,21 +222,21 @@ class Prober(threading.Thread):
             self.held_ms = max(self.held_ms, (time.monotonic() - began) * 1000)
         self.rounds += 1
 
-    def ask(self, shard):
-        """The names that a shard took, whose rows its transaction now holds: {name: (began, ended)}."""
+    def ask(self, shard, names, sql):
+        """Those of the names that a shard took, whose rows its transaction now holds: {name: (began, ended)}."""
         began = self.now()
         try:
-            codes = self.sessions[shard].run(self.sql).split()
+            codes = self.sessions[shard].run(sql).split()
         except psycopg2.Error as e:
             self.count(shard, e.pgcode or "away")
             return {}
         ended = self.now()
         self.count(shard, "asked")
-        if len(codes) != len(self.names):
-            raise AssertionError(f"{len(self.names)} probes, {len(codes)} answers")
-        for name, code in zip(self.names, codes):
+        if len(codes) != len(names):
+            raise AssertionError(f"{len(names)} probes, {len(codes)} answers")
+        for name, code in zip(names, codes):
             self.seen.add(name, shard, code, began, ended)
-        return {name: (began, ended) for name, code in zip(self.names, codes) if code == TAKEN}
+        return {name: (began, ended) for name, code in zip(names, codes) if code == TAKEN}
 
     def count(self, shard, what):
         self.answers[shard][what] = self.answers[shard].get(what, 0) + 1
@@ -262,7 +270,7 @@ class Prober(threading.Thread):
         if self.is_alive():
             raise AssertionError("the prober does not end")
 
-    def await_rounds(self, more=2, seconds=30):
+    def await_rounds(self, more=CYCLE, seconds=30):
         """Until so many rounds have begun and ended since this call."""
         goal, deadline = self.rounds + more + 1, time.monotonic() + seconds
         while self.rounds < goal and self.is_alive() and time.monotonic() < deadline:

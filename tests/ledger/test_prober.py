@@ -165,8 +165,8 @@ def test_a_transaction_that_ended_proves_nothing(shards):
     made = prober.Prober(shards.app, prober.spread_keys(shards.root[OLD]))
     ask, order = made.ask, []
 
-    def ask_and_lose(shard):
-        taken = ask(shard)
+    def ask_and_lose(shard, *half):
+        taken = ask(shard, *half)
         order.append(shard)
         if shard == OLD:
             shards.sql(OLD, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ledger-prober'")

@@ -123,10 +123,11 @@ def test_a_cancelled_job_leaves_partitions_as_they_were(parted):
     cell = parted
     cell.remember()
     before = shape(cell, "a")
-    cell.rig.set_failpoints("resharder", "verify_start:sleep=2000")
+    cell.rig.set_failpoints("resharder", cell.rig.held("verify_start"))
     cell.split()
-    cell.wait("validating", poll=0.02)
+    cell.wait("validating")
     cell.rig.api.post(f"/api/v1/reshard/jobs/{cell.job_id}/cancel")
+    cell.rig.release()
     cell.wait("cancelled")
     cell.no_residue()
     assert shape(cell, "a") == before
@@ -142,10 +143,11 @@ def test_a_cancelled_job_leaves_partitions_as_they_were(parted):
 ])
 def test_a_partition_that_comes_or_goes_stops_the_job(parted, ddl):
     cell = parted
-    cell.rig.set_failpoints("resharder", "verify_start:sleep=1500")
+    cell.rig.set_failpoints("resharder", cell.rig.held("verify_start"))
     cell.split()
-    cell.wait("validating", poll=0.02)
+    cell.wait("validating")
     cell.sql("a", ddl, role="owner")
+    cell.rig.release()
     job = cell.wait("failed")
     assert job["error"]["code"] == "schema_changed", job["error"]
     cell.no_residue("bc", unchanged=False)

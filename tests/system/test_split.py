@@ -305,11 +305,13 @@ def test_other_key_types(rig, kind, keys):
 
 def test_a_finalize_while_the_follower_is_stopped_is_not_lost(cell):
     """The job's actor writes its record while the command does: the flag must survive whoever writes last."""
-    cell.rig.lead_with("job_stop_follow_before:sleep=1500")
+    cell.rig.lead_with(cell.rig.held("job_stop_follow_before"))
     try:
         cell.split()
-        cell.wait("completed", poll=0.02)
-        cell.finalize()
+        cell.wait("completed")
+        cell.rig.api.post(f"/api/v1/reshard/jobs/{cell.job_id}/finalize", {"drop_source_rows": True})
+        cell.rig.release()
+        cell.wait("finalized")
     finally:
         cell.rig.restore()
 

@@ -20,6 +20,7 @@ def test_workers_are_stopped_one_after_the_other(cell, phase):
     cell.write()
     cell.split()
     reach(cell, phase)
+    cell.rig.release()
     for s in cell.rig.stack.of_kind("resharder"):
         cell.rig.stack.stop(s.id)
         cell.rig.stack.start(s.id)
@@ -100,6 +101,7 @@ def test_a_follower_that_never_gets_on_ends_the_job(cell):
         reach(cell, "deltasync")
         cell.sql("b", f"ALTER ROLE {role} NOLOGIN")
         cell.sql("b", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", role)
+        rig.release()
         job = cell.wait("failed", 100)
         assert f"{cell.name}-b" in job["error"]["message"] or role in job["error"]["message"], job["error"]
     finally:

@@ -72,7 +72,7 @@ def test_a_rate_slows_the_copy_and_may_be_lifted(big):
 
 def test_a_limit_outlives_the_leader_and_what_it_writes_meanwhile(big):
     """It comes while the actor is about to write the record: that write must keep it. And the next leader obeys it."""
-    big.rig.lead_with("job_prepared_before:sleep=2500")
+    big.rig.lead_with(big.rig.held("job_prepared_before"))
     split(big)
     log = big.rig.stack.service("manager-1").log
 
@@ -82,6 +82,7 @@ def test_a_limit_outlives_the_leader_and_what_it_writes_meanwhile(big):
 
     big.rig.stack.wait_for("the actor before its write", about_to_write, 60 * SLOW, interval=0.01)
     throttle(big, max_bytes_per_s=2048)
+    big.rig.release()
     wait_progress(big, "the actor's write", lambda p: "throttled" in p)
     assert big.rig.api2.job(big.job_id)["max_bytes_per_s"] == 2048
     big.rig.stack.kill("manager-1")

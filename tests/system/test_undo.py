@@ -50,6 +50,7 @@ def test_a_cancel_leaves_a_registered_target_as_it_was(rig):
     cell.job_id = rig.api.split(f"{cell.name}-a", [f"{cell.name}-b"])["id"]
     reach(cell, "deltasync")
     cancel(cell)
+    rig.release()
     cell.wait("cancelled")
     cell.no_residue("ab")
     assert rig.api.get(f"/api/v1/shards/{cell.name}-b")["status"] == "empty"
@@ -85,6 +86,7 @@ def test_a_cancel_gives_a_sealed_source_back_before_all_else(cell):
     cell.rig.stack.wait_for("the seal", lambda: not accepts(), 20 * SLOW)
     with reading(cell, "SELECT count(*) FROM orders"):
         cancel(cell)
+        cell.rig.release()
         began = time.monotonic()
         cell.rig.stack.wait_for("the source to accept again", accepts, 60 * SLOW)
         waited = time.monotonic() - began
@@ -94,11 +96,12 @@ def test_a_cancel_gives_a_sealed_source_back_before_all_else(cell):
 
 
 def test_a_cancel_while_a_failure_is_undone_is_not_lost(cell):
-    cell.rig.lead_with("job_undo_before:sleep=2000")
+    cell.rig.lead_with(cell.rig.held("job_undo_before"))
     cell.sql("a", "CREATE TABLE forgotten (id bigint PRIMARY KEY)")
     cell.split()
     cell.rig.stack.wait_for("the failure", lambda: cell.rig.api.job(cell.job_id).get("findings"), 20 * SLOW)
     cancel(cell)
+    cell.rig.release()
     # It may pass through `failed`: the cancel is obeyed even when it comes with the very last write of the undo.
     cell.rig.stack.wait_for("the cancel to be obeyed", lambda: cell.rig.api.job(cell.job_id)["state"] == "cancelled", 20 * SLOW)
     assert cell.rig.api.job(cell.job_id)["error"]["code"] == "preflight_failed"
@@ -121,6 +124,7 @@ def test_a_table_that_is_dropped_meanwhile_ends_the_job(cell):
     cell.split()
     reach(cell, "deltasync")
     cell.sql("a", "DROP TABLE order_items", role="owner")
+    cell.rig.release()
     job = cell.wait("failed", 40)
     assert "order_items" in job["error"]["message"], job
     cell.rig.api.delete(f"/api/v1/keyspaces/{cell.name}/tables/public/order_items")
@@ -140,13 +144,14 @@ FEW = None if os.environ.get("SP_ALL") else 2
 @pytest.mark.parametrize("point", UNDO[:FEW])
 def test_the_leader_dies_while_a_job_is_undone(cell, point):
     """Whoever leads next goes on with the undo, in whatever order it was cut off."""
-    cell.rig.lead_with(f"job_follow_after:sleep=1500;{point}:kill")
+    cell.rig.lead_with(f"{cell.rig.held('job_follow_after')};{point}:kill")
     cell.remember()
     cell.write()
     cell.split()
     reach(cell, "deltasync")
     with Reviver(cell.rig, "manager-1") as reviver:
         cancel(cell)
+        cell.rig.release()
         cell.wait("cancelled", 60)
         assert reviver.died or point == "job_undone_after", "the failpoint was never reached: the test proved nothing"
     cell.wait_acked(20, "router")
@@ -158,7 +163,7 @@ def test_the_leader_dies_while_a_job_is_undone(cell, point):
 @pytest.mark.parametrize("point", LIFT[:FEW])
 def test_the_leader_dies_while_a_fence_is_lifted(cell, point):
     """A long transaction of the application keeps the fence from its lock; the cutover that comes after is another attempt."""
-    cell.rig.lead_with(f"job_arm_before:sleep=1500;{point}:kill")
+    cell.rig.lead_with(f"{cell.rig.held('job_arm_before')};{point}:kill")
     connection = psycopg2.connect(cell.dsn("a", "primary"))
     cell.write()
     cell.split()
@@ -166,6 +171,7 @@ def test_the_leader_dies_while_a_fence_is_lifted(cell, point):
     with Reviver(cell.rig, "manager-1") as reviver:
         with connection.cursor() as cursor:
             cursor.execute("UPDATE customers SET seq = seq WHERE id = 1")
+        cell.rig.release()
         cell.rig.stack.wait_for("a fence to be lifted", lambda: reviver.died, 60 * SLOW)
         connection.close()
         cell.wait("completed", 90)

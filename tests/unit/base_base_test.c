@@ -359,6 +359,29 @@ static void fail_kill(void)
     sp_failpoint("x", NULL);
 }
 
+// Held until another process takes the file away.
+static void fail_hold(void)
+{
+    char path[] = "/tmp/shardplane-hold-XXXXXX", points[64];
+    int fd = mkstemp(path);
+    snprintf(points, sizeof points, "a:hold=%s;b:error", path);
+    setenv("SHARDPLANE_FAILPOINTS", points, 1);
+    if (fd < 0 || sp_failpoint_setup(NULL))
+        _exit(2);
+    close(fd);
+    int64_t begin = sp_clock_mono_ms();
+    if (fork() == 0) {
+        sp_clock_sleep_ms(40);
+        unlink(path);
+        _exit(0);
+    }
+    if (sp_failpoint("a", NULL) || sp_failpoint("b", NULL) != SP_E_FAILPOINT)
+        _exit(3);
+    int64_t held_ms = sp_clock_mono_ms() - begin;
+    if (held_ms < 40 || sp_failpoint("a", NULL) || access(path, F_OK) == 0)
+        _exit(4);
+}
+
 static void fail_none(void)
 {
     unsetenv("SHARDPLANE_FAILPOINTS");
@@ -381,11 +404,13 @@ static void failpoints(void **state)
     char out[4096];
     assert_int_equal(in_child(fail_error, out, sizeof out), 0);
     assert_non_null(strstr(out, "tag=FAILPOINT point=a action=error"));
+    assert_int_equal(in_child(fail_hold, out, sizeof out), 0);
     int status = in_child(fail_kill, out, sizeof out);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     assert_int_equal(in_child(fail_none, out, sizeof out), 0);
     static const char *const bad[] = {"x",        "x:",      ":kill",    "x:explode", "x:sleep",
-                                      "x:sleep=", "x:kill*", "x:error2", "x:kill+1"};
+                                      "x:sleep=", "x:kill*", "x:error2", "x:kill+1",
+                                      "x:hold",   "x:hold=",  "x:hold=y"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         bad_points = bad[i];
         if (in_child(fail_bad, out, sizeof out))

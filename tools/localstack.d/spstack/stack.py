@@ -227,13 +227,19 @@ class Stack:
         in_parallel([c.stop for c in standbys])
         in_parallel([c.stop for c in self.clusters.values() if c.upstream is None] + [self.etcd.stop])
 
+    def _kill_all(self):
+        """For a stack whose data go with it: nothing to flush, nobody to hand over to."""
+        in_parallel([lambda s=s: s.pidfile.stop(signal.SIGKILL) for s in (*self.services.values(), self.etcd)]
+                    + [lambda c=c: c.stop("immediate") for c in self.clusters.values()])
+
     def down(self, purge=False):
-        """Stops what the pid files name. Data and logs stay unless `purge`; then the folder goes too, if nothing else is in it."""
+        """Stops what the pid files name. Data and logs stay unless `purge`; then nothing is waited for, and the folder goes too,
+        if nothing else is in it."""
         if not os.path.isdir(self.paths.root):
             return
         with self._locked():
             if self.record is not None:
-                self._stop_all()
+                (self._kill_all if purge else self._stop_all)()
             if purge:
                 postgres.purge_data_root(self.paths)
                 for name in ("etcd", "conf", "log", "run"):
