@@ -51,7 +51,7 @@ HOLD = {
     "validating": ("manager", "job_validate_before"),
     "ready": ("manager", "job_arm_before"),
     "cutover": ("manager", "job_flip_before"),
-    "completed": ("manager", "job_flip_after"),
+    "flipped": ("manager", "job_flip_after"),  # still in cutover: the targets are not open yet
 }
 
 
@@ -66,9 +66,16 @@ def hold(rig, phase):
 
 def reach(cell, phase):
     """Until the job is seen in the phase that it is held in."""
+    def flipped(job):
+        return "flipped_ms" in job.get("cutover", {})
+
     order = ["pending", "precopy", "deltasync", "validating", "ready", "cutover", "completed", "finalized"]
-    job = cell.wait(order[order.index(phase):], 60, poll=0.02)
-    assert job["state"] == phase, f"held in {phase}, but the job is {job['state']}"
+    state = "cutover" if phase == "flipped" else phase
+    job = cell.wait(order[order.index(state):], 60)
+    if phase == "flipped":
+        cell.rig.stack.wait_for("the flip", lambda: flipped(cell.rig.api2.job(cell.job_id)), 20 * SLOW)
+        job = cell.rig.api2.job(cell.job_id)
+    assert job["state"] == state and flipped(job) == (phase == "flipped"), f"held in {phase}, but the job is {job['state']}"
     return job
 
 
@@ -97,7 +104,7 @@ def test_etcd_restarts(cell, phase):
     cell.split()
     reach(cell, phase)
     cell.rig.stack.etcd.stop(9)
-    if phase not in ("cutover", "completed"):
+    if phase not in ("cutover", "flipped"):
         cell.wait_acked(10, "router")
     cell.rig.release()
     time.sleep(1)  # what the job does next meets an etcd that is away
