@@ -66,7 +66,7 @@ help: ## list the targets
 	    'SAN=asan, SAN=tsan   with a sanitizer; objects and binaries go to build/$$SAN' \
 	    'BUILD=DIR            everything that is built goes there' \
 	    'V=1                  show the commands' \
-	    'WORKERS=N            system tests side by side (2; 0: one after the other)'
+	    'WORKERS=N            system tests side by side (3; 0: one after the other)'
 
 build: $(SERVICES:%=$(BIN)/%) $(BIN)/shardctl ## compile everything into bin/
 
@@ -190,7 +190,7 @@ status: ## what runs where (JSON=1 for programs)
 ledger: ## the ledger's checker, with each defect planted
 	@$(PYTHON) -m pytest -q tests/ledger $(PYTEST)
 # Tests wait more than they compute: several side by side, each worker with stacks of its own. WORKERS=0: one after the other.
-WORKERS ?= 2
+WORKERS ?= 3
 # The follower without a manager, for tests/system/test_follow.py.
 FOLLOW_RIG := $(OUT)/tests/system/follow_rig
 FOLLOW_RIG_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard services/resharder/follow*.c services/resharder/lane*.c \
