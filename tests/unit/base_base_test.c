@@ -408,9 +408,9 @@ static void failpoints(void **state)
     int status = in_child(fail_kill, out, sizeof out);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     assert_int_equal(in_child(fail_none, out, sizeof out), 0);
-    static const char *const bad[] = {"x",        "x:",      ":kill",    "x:explode", "x:sleep",
-                                      "x:sleep=", "x:kill*", "x:error2", "x:kill+1",
-                                      "x:hold",   "x:hold=",  "x:hold=y"};
+    static const char *const bad[] = {"x",        "x:",       ":kill",   "x:explode",
+                                      "x:sleep",  "x:sleep=", "x:kill*", "x:error2",
+                                      "x:kill+1", "x:hold",   "x:hold=", "x:hold=y"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         bad_points = bad[i];
         if (in_child(fail_bad, out, sizeof out))
