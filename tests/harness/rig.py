@@ -24,6 +24,8 @@ FOLDER = os.environ.get("SP_SYSTEM_DIR", os.path.join(REPO, "build", "system"))
 # Connections of routers and health services to the databases of old cells add up.
 CELLS_PER_STACK = int(os.environ.get("SP_CELLS_PER_STACK", "6"))
 SANITIZER = re.compile(r"(ERROR: (Address|Leak|Thread)Sanitizer|WARNING: ThreadSanitizer|runtime error: )")
+# Sanitizers keep what was freed: how large such a process is says nothing.
+SANITIZED = "asan" in BIN or "tsan" in BIN
 # Slow builds (sanitizers, a loaded machine) get longer deadlines.
 SLOW = float(os.environ.get("SP_SLOW", "1"))
 

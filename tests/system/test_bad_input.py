@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from harness.api import ApiError
-from harness.rig import BIN
+from harness.rig import BIN, SANITIZED
 from ledger.route_client import RouteClient
 
 
@@ -207,7 +207,7 @@ def test_hostile_frames(rig, kind):
         assert s.poll(5000), f"{kind} does not answer any more"
         assert msgpack.unpackb(s.recv_multipart()[0], strict_map_key=False)[2] == 4
     assert service.pidfile.pid() == pid, f"{kind} died"
-    assert rss_kb(pid) - before < 96 * 1024 or "asan" in BIN or "tsan" in BIN, f"{kind} grew by {rss_kb(pid) - before} kB"
+    assert SANITIZED or rss_kb(pid) - before < 96 * 1024, f"{kind} grew by {rss_kb(pid) - before} kB"
 
 
 def test_raw_garbage_on_the_sockets(rig):

@@ -409,7 +409,7 @@ def test_a_target_that_takes_nothing_is_not_buffered_for(driver):
     assert driver.differences() == []
     with open(f"/proc/{driver.process.pid}/status", encoding="utf-8") as f:
         peak_kb = int(next(line for line in f if line.startswith("VmHWM:")).split()[1])
-    assert peak_kb < 64 * 1024
+    assert rig.SANITIZED or peak_kb < 64 * 1024
 
 
 @both()
