@@ -234,7 +234,7 @@ def run(args):
         job, asked, done = split_under_load(args, stack, api, shop, writers)
         logs = writers.stop()
         say("Checking every row against the ledger ...")
-        ring = checker.Ring.fetch(api.base)
+        ring = checker.Ring.fetch(api.base, at_least=job["ring_version_after"])
         sealed = shop.check(logs, leftovers=("shard1",))
         job = finalize(api, job)
         after = shop.check(logs)
