@@ -66,7 +66,7 @@ help: ## list the targets
 	    'SAN=asan, SAN=tsan   with a sanitizer; objects and binaries go to build/$$SAN' \
 	    'BUILD=DIR            everything that is built goes there' \
 	    'V=1                  show the commands' \
-	    'WORKERS=N            system tests side by side (3; 0: one after the other)'
+	    'WORKERS=N            system tests side by side (0: one after the other)'
 
 build: $(SERVICES:%=$(BIN)/%) $(BIN)/shardctl ## compile everything into bin/
 
@@ -189,8 +189,6 @@ status: ## what runs where (JSON=1 for programs)
 # ---- tests that need PostgreSQL, and the demo
 ledger: ## the ledger's checker, with each defect planted
 	@$(PYTHON) -m pytest -q tests/ledger $(PYTEST)
-# Tests wait more than they compute: several side by side, each worker with stacks of its own. WORKERS=0: one after the other.
-WORKERS ?= 3
 # The follower without a manager, for tests/system/test_follow.py.
 FOLLOW_RIG := $(OUT)/tests/system/follow_rig
 FOLLOW_RIG_O := $(patsubst %.c,$(OUT)/%.o,$(wildcard services/resharder/follow*.c services/resharder/lane*.c \
@@ -202,8 +200,10 @@ $(FOLLOW_RIG): $(FOLLOW_RIG_O) $(LIBCOMMON)
 	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
 -include $(FOLLOW_RIG_O:.o=.d)
 
+# WORKERS=2 and more: side by side, each worker with stacks of its own. It gains little on two cores, which are busy with one already.
+WORKERS ?= 0
 system: build client $(FOLLOW_RIG) ## the real stack, driven as an outsider would (PYTEST="-k name -x")
-	@SP_BIN=$(abspath $(BIN)) SP_FOLLOW_RIG=$(abspath $(FOLLOW_RIG)) SP_SLOW=$(if $(SAN),6,2) \
+	@SP_BIN=$(abspath $(BIN)) SP_FOLLOW_RIG=$(abspath $(FOLLOW_RIG)) $(if $(SAN),SP_SLOW=4) \
 	    $(PYTHON) -m pytest -q -n $(WORKERS) tests/system $(PYTEST)
 test: build floors docs-check unit ledger system ## everything that CI runs
 # These start servers and have deadlines: one after the other, also under `make -j`.
