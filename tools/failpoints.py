@@ -19,8 +19,9 @@ HEAD = """# Failpoints
 
 Named places where a test makes a process fail: `SHARDPLANE_FAILPOINTS="fence_after_seal:kill;copy_range_after_commit:error*2"`. Actions: `kill`
 (SIGKILL to itself), `stop` (SIGSTOP to itself), `error` (the step fails with `failpoint`), `sleep=<ms>`, `hold=<path>` (it waits there for
-as long as that file exists). `*n`: only the first n times; `@k`: from the k-th passage on. Without the variable a passage costs one load.
-`tools/failpoints.py --check` compares this page with the code; `--update` rewrites the table and keeps what stands in its last column.
+as long as that file exists). `*n`: only the first n times; `@k`: from the k-th passage on (neither for `hold`). Without the variable a passage
+costs one load. `tools/failpoints.py --check` compares this page with the code; `--update` rewrites the table and keeps what stands in its
+last column.
 
 | failpoint | where | what has happened when it is passed |
 |---|---|---|

@@ -14,7 +14,7 @@
 
 enum { MAX_POINTS = 64, NAME_MAX_LEN = 64, PATH_MAX_LEN = 256, HOLD_POLL_MS = 10 };
 
-typedef enum { ACT_KILL, ACT_STOP, ACT_ERROR, ACT_SLEEP, ACT_HOLD, ACTIONS_N } action_t;
+typedef enum { ACT_KILL, ACT_STOP, ACT_ERROR, ACT_SLEEP, ACT_HOLD } action_t;
 
 typedef struct point {
     char name[NAME_MAX_LEN]; // name of the place
@@ -31,7 +31,8 @@ static size_t points_n;
 static atomic_bool armed;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static sp_error_t setup_error;
-static const char *const action_names[ACTIONS_N] = {"kill", "stop", "error", "sleep", "hold"};
+static const char *const action_names[] = {"kill", "stop", "error", "sleep", "hold"};
+enum { ACTIONS_N = sizeof action_names / sizeof *action_names };
 
 static bool take_number(const char **p, const char *end, int64_t *ret)
 {
@@ -135,8 +136,6 @@ static int act(point_t *pt, sp_error_t *err)
     case ACT_HOLD:
         while (access(pt->path, F_OK) == 0)
             sp_clock_sleep_ms(HOLD_POLL_MS);
-        break;
-    case ACTIONS_N:
         break;
     case ACT_ERROR:
         return sp_error_set(err, SP_E_FAILPOINT, "failpoint %s", pt->name);

@@ -1,7 +1,7 @@
 // Failpoints: SHARDPLANE_FAILPOINTS="after_fence:kill;before_flip:sleep=500;copy_range:error*2;x:stop" makes named places fail.
 // Actions: kill (SIGKILL to oneself), stop (SIGSTOP to oneself), error (returns SP_E_FAILPOINT), sleep=<ms>, hold=<path> (for as long
-// as that file is there; absolute, without ; or ,). `*n`: only the first n times (default: always; not for hold). `@k`: from the
-// k-th passage on. Costs one load when the variable is not set.
+// as that file is there; absolute, without ; or ,). `*n`: only the first n times (default: always). `@k`: from the k-th passage on.
+// Neither for hold. Costs one load when the variable is not set.
 #ifndef SP_BASE_FAILPOINT_H
 #define SP_BASE_FAILPOINT_H
 
