@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from harness.api import ApiError
+from harness.memory import memory_kb
 from harness.rig import BIN, SANITIZED
 from ledger.route_client import RouteClient
 
@@ -156,11 +157,6 @@ def test_many_silent_connections_do_not_stop_the_gateway(rig):
 # -- ZeroMQ ---------------------------------------------------------------------------------------------------------------
 
 
-def rss_kb(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        return int([line for line in f if line.startswith("VmRSS")][0].split()[1])
-
-
 ENVELOPE = {1: 1, 2: 105, 3: "hostile", 4: 2000}
 E = msgpack.packb(ENVELOPE)
 FRAMES = [
@@ -188,7 +184,7 @@ FRAMES = [
 def test_hostile_frames(rig, kind):
     """Each is answered by an error or dropped; none makes the service allocate, stop or forget the others."""
     service = rig.stack.of_kind(kind)[0]
-    pid, before = service.pidfile.pid(), rss_kb(service.pidfile.pid())
+    pid, before = service.pidfile.pid(), memory_kb(service.pidfile.pid(), "VmRSS")
     context = zmq.Context.instance()
     for name, frames in FRAMES:
         with context.socket(zmq.DEALER) as s:
@@ -207,7 +203,8 @@ def test_hostile_frames(rig, kind):
         assert s.poll(5000), f"{kind} does not answer any more"
         assert msgpack.unpackb(s.recv_multipart()[0], strict_map_key=False)[2] == 4
     assert service.pidfile.pid() == pid, f"{kind} died"
-    assert SANITIZED or rss_kb(pid) - before < 96 * 1024, f"{kind} grew by {rss_kb(pid) - before} kB"
+    grown = memory_kb(pid, "VmRSS") - before
+    assert SANITIZED or grown < 96 * 1024, f"{kind} grew by {grown} kB"
 
 
 def test_raw_garbage_on_the_sockets(rig):

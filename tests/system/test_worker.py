@@ -11,6 +11,7 @@ import urllib.request
 import psycopg2
 import pytest
 
+from harness.memory import memory_kb
 from harness.rig import SANITIZED
 from worker_rig import EVERYTHING, REPO, TaskFailed, WorkerRig
 
@@ -250,9 +251,7 @@ def test_verify_lists_a_part_of_a_large_key(copied):
         found = copied.verify(copied.tables[1])["mismatches"]
         assert len(found) == 1 and words in found[0], found
         copied.rig.sql(target, "SET session_replication_role = replica; DELETE FROM orders WHERE id >= 100000;" + rows, role="apply_endpoint")
-    with open(f"/proc/{copied.worker.process.pid}/status", encoding="utf-8") as f:
-        peak_kb = int(next(line for line in f if line.startswith("VmHWM:")).split()[1])
-    assert SANITIZED or peak_kb < 80 * 1024
+    assert SANITIZED or memory_kb(copied.worker.process.pid, "VmHWM") < 80 * 1024
 
 
 def test_verify_wide_rows(shop):
