@@ -3,7 +3,8 @@
 A probe is a client's transaction, rolled back: BEGIN, an INSERT of a row of its own into each table for each of some keys, each
 under a savepoint. What the guard refuses is SHP01; what went in could be committed for as long as that transaction stays open.
 So a round asks one shard after the other, keeps the transactions that took something open, and rolls all of them back at its
-end. One thread asks, so that its probes have one order. Half of the keys are asked about in a round, the other half in the next but one. Two things prove a violation, whatever time the probes took:
+end. One thread asks, so that its probes have one order. A round asks about half of the keys, the next but one about the other half.
+Three things prove a violation, whatever time the probes took:
 
     both     two shards' transactions hold a row of one key, and both were still alive after the later row had gone in
     again    a shard took a key after another one had taken it: within one change of owners nothing is handed back

@@ -107,7 +107,7 @@ def test_etcd_restarts(cell, phase):
     if phase not in ("cutover", "flipped"):
         cell.wait_acked(10, "router")
     cell.rig.release()
-    time.sleep(1)  # what the job does next meets an etcd that is away
+    time.sleep(1)  # how long etcd stays away from what the job does next
     cell.rig.stack.etcd.start()
     cell.wait("completed", RESUME_SECONDS + 30)
     cell.finish()
