@@ -106,7 +106,8 @@ def test_down_without_a_stack_makes_no_folder(folder):
 def test_an_interrupted_up_leaves_no_process(folder):
     path = os.path.join(folder, "interrupted")
     up = subprocess.Popen([sys.executable, TOOL, "up", "--no-services", "--shards", "2", "--dir", path, "--port-base", str(free_base(20))],
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # who runs tests in the background ignores it
     deadline = time.monotonic() + 60 * SLOW
     while not os.path.exists(os.path.join(path, "pg", "shard1")):  # the clusters are being made
         assert up.poll() is None and time.monotonic() < deadline
