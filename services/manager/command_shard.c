@@ -152,7 +152,7 @@ static int finish(command_t *c, sp_str_t id, sp_error_t *err)
     sp_msg_catalog_shard_t record = *self->shard;
     int64_t version = view->ring_record ? view->ring_record->version : 0;
     int rc = 0;
-    if (joins && owners && keyspace_live_job(c->env->catalog, view->keyspace->name))
+    if (joins && owners && keyspace_busy_with(c->env->catalog, view->keyspace->name))
         rc = sp_error_set(err, SP_E_CONFLICT,
                           "a job is changing keyspace " SP_STR_FMT
                           "; register the shard when it has ended",

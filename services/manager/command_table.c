@@ -268,12 +268,13 @@ static int need_free_keyspace(command_t *c, sp_str_t name,
     if (!*ret_view)
         return sp_error_set(err, SP_E_NOT_FOUND, "keyspace " SP_STR_FMT " does not exist",
                             SP_STR_ARG(name));
-    const sp_msg_catalog_job_t *job = keyspace_live_job(c->env->catalog, name);
-    if (job)
-        return sp_error_set(err, SP_E_CONFLICT,
-                            "job " SP_STR_FMT " is changing keyspace " SP_STR_FMT,
-                            SP_STR_ARG(job->id), SP_STR_ARG(name));
-    return 0;
+    const sp_msg_catalog_job_t *job = keyspace_busy_with(c->env->catalog, name);
+    if (!job)
+        return 0;
+    sp_error_set(err, SP_E_CONFLICT, "job " SP_STR_FMT " is changing keyspace " SP_STR_FMT,
+                 SP_STR_ARG(job->id), SP_STR_ARG(name));
+    err->retryable = job->state == SP_JOB_STATE_COMPLETED; // a matter of seconds
+    return SP_E_CONFLICT;
 }
 
 int command_table_create(command_t *c, const void *body, sp_error_t *err)

@@ -146,11 +146,22 @@ bool keyspace_has_sharded(const sp_msg_catalog_keyspace_t *keyspace)
     return false;
 }
 
-const sp_msg_catalog_job_t *keyspace_live_job(const sp_catalog_t *catalog, sp_str_t keyspace)
+// A completed job still changes guards until they are folded, and none afterwards.
+static bool changes_guards(const sp_msg_catalog_job_t *j)
+{
+    if (j->state != SP_JOB_STATE_COMPLETED)
+        return sp_job_is_live((int)j->state);
+    for (size_t i = 0; i < j->steps_done.n; i++)
+        if (sp_str_eqz(j->steps_done.items[i], "folded"))
+            return false;
+    return true;
+}
+
+const sp_msg_catalog_job_t *keyspace_busy_with(const sp_catalog_t *catalog, sp_str_t keyspace)
 {
     for (size_t i = 0; i < catalog->n_jobs; i++) {
         const sp_msg_catalog_job_t *j = catalog->jobs[i].job;
-        if (sp_str_eq(j->keyspace, keyspace) && sp_job_is_live((int)j->state))
+        if (sp_str_eq(j->keyspace, keyspace) && changes_guards(j))
             return j;
     }
     return NULL;
@@ -168,13 +179,8 @@ const sp_msg_catalog_job_t *shard_kept_by(const sp_catalog_t *catalog, sp_str_t 
 
 bool job_needs_actor(const sp_msg_catalog_job_t *j)
 {
-    // `completed` still has something to do until its guards are folded, and again when finalize is asked for.
-    if (j->state == SP_JOB_STATE_COMPLETED) {
-        bool folded = false;
-        for (size_t i = 0; i < j->steps_done.n; i++)
-            folded = folded || sp_str_eqz(j->steps_done.items[i], "folded");
-        return !folded || j->finalize_requested;
-    }
+    if (j->state == SP_JOB_STATE_COMPLETED)
+        return changes_guards(j) || j->finalize_requested;
     if (j->state == SP_JOB_STATE_FAILED) // a cancel that came while the failure was undone
         return j->cancel_requested;
     return sp_job_is_live((int)j->state);

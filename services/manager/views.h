@@ -19,8 +19,8 @@ bool view_job(const sp_msg_catalog_job_t *job, sp_arena_t *arena, sp_msg_job_t *
 const sp_msg_table_t *keyspace_table(const sp_msg_catalog_keyspace_t *keyspace, sp_str_t schema,
                                      sp_str_t table);
 bool keyspace_has_sharded(const sp_msg_catalog_keyspace_t *keyspace);
-// A job that holds the keyspace (live, or being undone), or NULL.
-const sp_msg_catalog_job_t *keyspace_live_job(const sp_catalog_t *catalog, sp_str_t keyspace);
+// A job that still changes guards of the keyspace: live, being undone, or completed and not folded yet; or NULL.
+const sp_msg_catalog_job_t *keyspace_busy_with(const sp_catalog_t *catalog, sp_str_t keyspace);
 // A completed job whose finalize is to come, and which may then delete rows from this shard, its source; or NULL.
 const sp_msg_catalog_job_t *shard_kept_by(const sp_catalog_t *catalog, sp_str_t shard_id);
 bool job_needs_actor(const sp_msg_catalog_job_t *job);
