@@ -113,27 +113,6 @@ int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_tri
     return ownership_set(&job->env, view->shard, &tables, &guard, &ownership, err);
 }
 
-int job_keep_schema_objects(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *u,
-                            sp_error_t *err)
-{
-    (void)arg;
-    (void)i;
-    sp_msg_catalog_job_t *r = job->rec;
-    for (size_t k = 0; k < r->targets.n && k < u->schema_objects.n; k++) {
-        const sp_value_t *list = &u->schema_objects.items[k];
-        size_t n = list->kind == SP_VALUE_LIST ? list->u.list.n : 0, kept = 0;
-        sp_str_t *items = sp_arena_alloc(job->arena, n + 1, sizeof *items);
-        if (!items)
-            return sp_error_set(err, SP_E_OUT_OF_MEMORY, "job");
-        for (size_t m = 0; m < n; m++)
-            if (list->u.list.items[m].kind == SP_VALUE_STRING)
-                items[kept++] = sp_arena_str(job->arena, list->u.list.items[m].u.s);
-        r->targets.items[k].schema_objects.items = items;
-        r->targets.items[k].schema_objects.n = kept;
-    }
-    return 0;
-}
-
 int job_on_shard(job_t *job, sp_str_t shard, const char *sql, sp_error_t *err)
 {
     sp_pg_t *pg = NULL;

@@ -107,19 +107,14 @@ static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
     return ignored_tables(job, arena, a, NULL);
 }
 
+// What it makes is not known before. It keeps the list in the target's database, committed with the objects.
 static int step_schema(job_t *job, sp_error_t *err)
 {
-    // What the task makes is not known before; that it may have made something is.
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++)
-        rc =
-            job_object(job, "schema", job->rec->targets.items[i].shard_id, SP_STR("pre-data"), err);
     job_batch_t batch = {.n = 1,
                          .what = "schema",
                          .kind = SP_TASK_KIND_SCHEMA,
-                         .assign = assign_schema,
-                         .done = job_keep_schema_objects};
-    return rc == 0 ? job_batch_run(job, &batch, err) : rc;
+                         .assign = assign_schema};
+    return job_batch_run(job, &batch, err);
 }
 
 static int step_close_targets(job_t *job, sp_error_t *err)

@@ -254,7 +254,7 @@ static void strip(sp_msg_catalog_job_t *r, bool may_be_retried)
     r->source_tokens_after = (sp_str_t){0};
     for (size_t i = 0; i < r->targets.n; i++) {
         sp_msg_job_target_t *t = &r->targets.items[i];
-        t->bounds_after.n = t->schema_objects.n = 0;
+        t->bounds_after.n = 0;
         if (!keeps_rows)
             t->bounds.n = 0;
         t->tokens = (sp_str_t){0};

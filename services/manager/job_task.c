@@ -18,7 +18,6 @@ static sp_msg_job_target_t *copy_targets(job_t *job, sp_arena_t *arena)
     for (size_t i = 0; items && i < r->targets.n; i++) {
         items[i] = r->targets.items[i];
         items[i].registration = NULL; // sealed DSNs stay in the catalog
-        items[i].schema_objects.n = 0;
     }
     return items;
 }

@@ -51,78 +51,31 @@ static int step_source(job_t *job, sp_error_t *err)
 
 // ---- targets
 
-static int assign_schema(job_t *job, void *arg, size_t i, sp_arena_t *arena,
-                         sp_msg_task_assign_t *a)
-{
-    (void)arg;
-    (void)i;
-    (void)arena;
-    job_assign_tables(job, a);
-    return 0;
-}
-
-// Whether the schema task has committed on this target; no where an earlier try of the undo has removed the installation.
-static int is_marked(job_t *job, sp_str_t target, bool *ret_marked, sp_error_t *err)
-{
-    char out[8] = "";
-    bool null = false, ours = false;
-    sp_pg_t *pg = NULL;
-    const char *params[] = {job->id};
-    int rc = env_pg(&job->env, target, ENV_ADMIN, &pg, err);
-    if (rc == 0)
-        rc = registration_is_ours(&job->env, pg, target, &ours, NULL, err);
-    if (rc == 0 && ours)
-        rc = sp_pg_value(pg, SP_SQL_SCHEMA_MARK, 1, params, out, sizeof out, &null, err);
-    *ret_marked = rc == 0 && out[0] == 't';
-    return rc;
-}
-
-// The schema task commits a mark with what it makes. A mark without a list in the record: its answer never came, so it is asked again,
-// and the list is saved before anything of it is dropped.
-static int step_learn_schema(job_t *job, sp_error_t *err)
-{
-    bool any = false, listed = false;
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < job->rec->targets.n && has_kind(job, "schema"); i++) {
-        bool marked = false;
-        listed = listed || job->rec->targets.items[i].schema_objects.n > 0;
-        rc = is_marked(job, job->rec->targets.items[i].shard_id, &marked, err);
-        any = any || marked;
-    }
-    if (rc != 0 || !any || listed)
-        return rc;
-    job_batch_t batch = {.n = 1,
-                         .what = "schema",
-                         .kind = SP_TASK_KIND_SCHEMA,
-                         .assign = assign_schema,
-                         .done = job_keep_schema_objects};
-    rc = job_batch_run(job, &batch, err);
-    return rc == 0 ? job_save(job, err) : rc;
-}
-
+// What the schema task has made here, by the list that it committed with it.
 static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
+    PGresult *made = NULL;
+    const char *params[] = {job->id};
     int rc = env_pg(&job->env, t->shard_id, ENV_ADMIN, &pg, err);
     if (rc == 0)
         rc = env_begin(&job->env, pg, err);
-    for (size_t i = 0; rc == 0 && i < t->schema_objects.n; i++) {
-        const char *object = sp_arena_cstr(job->arena, t->schema_objects.items[i]);
-        // A schema that holds something else stays; what an earlier try or a CASCADE has dropped is no fault.
-        bool schema = strncmp(object, "SCHEMA ", 7) == 0;
-        rc = sp_pg_execf(pg, err, "SAVEPOINT one; DROP %s%s; RELEASE one", object,
-                         schema ? "" : " CASCADE");
-        bool gone = rc == SP_E_SQL_ERROR &&
-                    (strcmp(err->sqlstate, "42P01") == 0 || strcmp(err->sqlstate, "3F000") == 0 ||
-                     strcmp(err->sqlstate, "42704") == 0 || strcmp(err->sqlstate, "42883") == 0);
-        if (rc == SP_E_SQL_ERROR && (gone || schema)) {
-            if (!gone)
-                sp_log(SP_LOG_WARN, "JOB-UNDO-LEFT", "job", job->id, "object", object, "reason",
-                       err->text, NULL);
+    if (rc == 0)
+        rc = sp_pg_query(pg, SP_SQL_MADE, 1, params, &made, err);
+    for (int i = 0; rc == 0 && i < PQntuples(made); i++) {
+        const char *kind = PQgetvalue(made, i, 0), *identity = PQgetvalue(made, i, 1);
+        // A schema that holds something else stays.
+        bool schema = strcmp(kind, "SCHEMA") == 0;
+        rc = sp_pg_execf(pg, err, "SAVEPOINT one; DROP %s IF EXISTS %s%s; RELEASE one", kind,
+                         identity, schema ? "" : " CASCADE");
+        if (rc == SP_E_SQL_ERROR && schema && strcmp(err->sqlstate, "2BP01") == 0) {
+            sp_log(SP_LOG_WARN, "JOB-UNDO-LEFT", "job", job->id, "object", identity, "reason",
+                   err->text, NULL);
             sp_error_clear(err);
             rc = sp_pg_exec(pg, "ROLLBACK TO one; RELEASE one", err);
         }
     }
+    PQclear(made);
     if (rc == 0)
         rc = env_commit(pg, err);
     if (rc != 0 && pg)
@@ -255,8 +208,6 @@ static int undo_shards(job_t *job, sp_error_t *err)
         rc = step_source(job, err);
     if (rc == 0)
         rc = job_failpoint("undo_targets", "before", err);
-    if (rc == 0)
-        rc = step_learn_schema(job, err);
     return rc == 0 ? step_targets(job, err) : rc;
 }
 

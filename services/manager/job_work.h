@@ -167,9 +167,6 @@ void job_assign_tables(const job_t *job, sp_msg_task_assign_t *assign); // all o
 int job_unseal_source(job_t *job, sp_error_t *err); // guards `owns(before)`, ownership open
 int job_close_target(job_t *job, const sp_msg_job_target_t *target, bool row_trigger,
                      sp_error_t *err);
-// Fits job_batch_t.done of a schema task: what it made goes into the record.
-int job_keep_schema_objects(job_t *job, void *arg, size_t i, const sp_msg_task_update_t *update,
-                            sp_error_t *err);
 // One statement about the job ($1) as a control step on a shard.
 int job_on_shard(job_t *job, sp_str_t shard, const char *sql, sp_error_t *err);
 int job_drop_publication(job_t *job, sp_error_t *err);

@@ -9,14 +9,10 @@
 #include "services/resharder/sql/schema.h"
 #include "services/resharder/task_tables.h"
 
-enum { NAME_MAX_BYTES = 500, LIST_MAX = 10000 }; // bounds of job_target.schema_objects
-
 typedef struct target {
-    sp_pg_t *pg;          // admin role
-    bool *here;           // one an entry: a schema or extension that was there before the job
-    const char **objects; // in the order of dropping: `TABLE "a"."b"`
-    size_t n_objects;     // count
-    bool marked;          // an earlier try of this job was committed here
+    sp_pg_t *pg;    // admin role
+    PGresult *made; // kind and identity of what an earlier try of this job has made here
+    bool *here;     // one an entry: a schema or extension that stands here now
 } target_t;
 
 static int no_memory(sp_error_t *err)
@@ -29,10 +25,17 @@ static bool is_kind(const plan_entry_t *e, const char *kind)
     return e->kind != NULL && strcmp(e->kind, kind) == 0;
 }
 
-static bool listed(const sp_msg_job_target_t *target, const char *object)
+// They stay between two tries of a job, for others may have put something into them.
+static bool is_container(const char *kind)
 {
-    for (size_t i = 0; i < target->schema_objects.n; i++)
-        if (sp_str_eqz(target->schema_objects.items[i], object))
+    return strcmp(kind, "SCHEMA") == 0 || strcmp(kind, "EXTENSION") == 0;
+}
+
+static bool made_before(const target_t *t, const plan_entry_t *e)
+{
+    for (int i = 0; i < PQntuples(t->made); i++)
+        if (strcmp(PQgetvalue(t->made, i, 0), e->kind) == 0 &&
+            strcmp(PQgetvalue(t->made, i, 1), e->identity) == 0)
             return true;
     return false;
 }
@@ -43,8 +46,7 @@ static bool droppable(const plan_entry_t *e)
     static const char *const not_alone[] =
         {"TRIGGER",           "RULE",          "POLICY", "TABLE CONSTRAINT",
          "DOMAIN CONSTRAINT", "DEFAULT VALUE", "INDEX"};
-    if (e->left_out || e->exists || e->kind == NULL || e->identity == NULL ||
-        strlen(e->identity) + strlen(e->kind) >= NAME_MAX_BYTES)
+    if (e->left_out || e->exists || e->kind == NULL || e->identity == NULL)
         return false;
     for (size_t i = 0; i < sizeof not_alone / sizeof not_alone[0]; i++)
         if (strcmp(e->kind, not_alone[i]) == 0)
@@ -60,8 +62,7 @@ static bool is_own_sequence(const plan_entry_t *e)
 
 // ---- what is on a target before
 
-static int mark_here(task_t *task, target_t *t, const sp_msg_job_target_t *told,
-                     const schema_plan_t *plan, sp_error_t *err)
+static int mark_here(task_t *task, target_t *t, const schema_plan_t *plan, sp_error_t *err)
 {
     const char **schemas = sp_arena_alloc(task->arena, plan->n + 1, sizeof *schemas),
                **extensions = sp_arena_alloc(task->arena, plan->n + 1, sizeof *extensions);
@@ -86,63 +87,52 @@ static int mark_here(task_t *task, target_t *t, const sp_msg_job_target_t *told,
     for (int row = 0; row < PQntuples(result); row++)
         for (size_t i = 0; i < plan->n; i++) {
             const plan_entry_t *e = &plan->entries[i];
-            const char *name = e->identity != NULL
-                                   ? sp_arena_printf(task->arena, "%s %s", e->kind, e->identity)
-                                   : NULL;
-            // What an earlier try of this job made is no obstacle: it is dropped and made again.
-            if (name != NULL && strcmp(name, PQgetvalue(result, row, 0)) == 0)
-                t->here[i] = !listed(told, name);
+            if (is_kind(e, PQgetvalue(result, row, 0)) && e->identity != NULL &&
+                strcmp(e->identity, PQgetvalue(result, row, 1)) == 0)
+                t->here[i] = true;
         }
     PQclear(result);
     return 0;
 }
 
-static int list_objects(task_t *task, target_t *t, const schema_plan_t *plan, sp_error_t *err)
+// What an earlier try of this job made is no obstacle: it is dropped and made again.
+static int drop_made(task_t *task, target_t *t, sp_error_t *err)
 {
-    t->objects = sp_arena_alloc(task->arena, plan->n + 1, sizeof *t->objects);
-    if (t->objects == NULL)
-        return no_memory(err);
-    for (size_t i = plan->n;
-         i-- > 0 && t->n_objects < LIST_MAX;) { // backwards: what depends on others first
-        const plan_entry_t *e = &plan->entries[i];
-        if (!droppable(e) || t->here[i] || is_own_sequence(e))
-            continue;
-        if ((t->objects[t->n_objects++] =
-                 sp_arena_printf(task->arena, "%s %s", e->kind, e->identity)) == NULL)
-            return no_memory(err);
-    }
-    return 0;
-}
-
-// Committed with the objects themselves: tells a later try that they are this job's, even when nobody has recorded the list.
-#define MARK_WHERE                                                                                 \
-    "job_id = $1 AND attempt = -1 AND table_schema = '' AND table_name = 'schema' AND range_no = " \
-    "0"
-
-static int look(task_t *task, size_t i, target_t *t, const schema_plan_t *plan, sp_error_t *err)
-{
-    char out[8];
-    bool null = true;
-    sp_pg_options_t options = {.query_timeout_ms = 300000};
     const char *job = sp_arena_cstr(task->arena, task->assign->job_id);
-    int rc = task_connect(task, &task->targets[i].admin, &options, &t->pg, err);
-    if (rc == 0)
-        rc = sp_pg_value(t->pg, "SELECT 1 FROM shardplane.copy_progress WHERE " MARK_WHERE, 1, &job,
-                         out, sizeof out, &null, err);
-    t->marked = !null;
-    if (rc == 0)
-        rc = mark_here(task, t, &task->assign->targets.items[i], plan, err);
-    return rc == 0 ? list_objects(task, t, plan, err) : rc;
+    int rc = sp_pg_query(t->pg, SP_SQL_TAKE_MADE, 1, &job, &t->made, err);
+    for (int i = 0; rc == 0 && i < PQntuples(t->made); i++)
+        if (!is_container(PQgetvalue(t->made, i, 0)))
+            rc = sp_pg_execf(t->pg, err, "DROP %s IF EXISTS %s CASCADE", PQgetvalue(t->made, i, 0),
+                             PQgetvalue(t->made, i, 1));
+    return rc;
 }
 
 // ---- making it
 
-// `TABLE "a"."b"` -> `DROP TABLE IF EXISTS "a"."b" CASCADE`: the kind ends where the identity starts.
-static const char *drop_statement(sp_arena_t *arena, const plan_entry_t *e)
+// Committed with the objects themselves: whoever undoes this, or tries it again, knows them whatever dies meanwhile.
+static int keep_made(task_t *task, const target_t *t, const schema_plan_t *plan, sp_error_t *err)
 {
-    bool plain = strcmp(e->kind, "CAST") != 0;
-    return sp_arena_printf(arena, "DROP %s IF EXISTS %s%s", e->kind, e->identity,
-                           plain ? " CASCADE" : "");
+    const char **kinds = sp_arena_alloc(task->arena, plan->n + 1, sizeof *kinds),
+               **identities = sp_arena_alloc(task->arena, plan->n + 1, sizeof *identities);
+    size_t n = 0;
+    PGresult *result = NULL;
+    if (kinds == NULL || identities == NULL)
+        return no_memory(err);
+    for (size_t i = plan->n; i-- > 0;) { // backwards: what depends on others first
+        const plan_entry_t *e = &plan->entries[i];
+        if (!droppable(e) || is_own_sequence(e) || (t->here[i] && !made_before(t, e)))
+            continue;
+        kinds[n] = e->kind;
+        identities[n++] = e->identity;
+    }
+    const char *params[] = {sp_arena_cstr(task->arena, task->assign->job_id),
+                            schema_text_array(task->arena, kinds, n),
+                            schema_text_array(task->arena, identities, n)};
+    if (params[1] == NULL || params[2] == NULL)
+        return no_memory(err);
+    int rc = sp_pg_query(t->pg, SP_SQL_KEEP_MADE, 3, params, &result, err);
+    PQclear(result);
+    return rc;
 }
 
 static int restore(target_t *t, const schema_plan_t *plan, sp_error_t *err)
@@ -218,24 +208,18 @@ static int check_not_copied(task_t *task, target_t *t, sp_error_t *err)
 static int make_target(task_t *task, size_t i, target_t *t, const schema_plan_t *plan,
                        sp_error_t *err)
 {
-    const char *job = sp_pg_literal(task->arena, task->assign->job_id);
-    int rc = job == NULL ? no_memory(err)
-                         : sp_pg_exec(t->pg, "BEGIN; SET LOCAL lock_timeout = '20s'", err);
+    sp_pg_options_t options = {.query_timeout_ms = 300000};
+    int rc = task_connect(task, &task->targets[i].admin, &options, &t->pg, err);
+    if (rc == 0)
+        rc = sp_pg_exec(t->pg, "BEGIN; SET LOCAL lock_timeout = '20s'", err);
     if (rc == 0)
         rc = sp_owner_hold_epoch(t->pg, task->epoch, err);
-    // Ours are those that an earlier list names, or, once the mark is here, all that we would make.
-    for (size_t j = plan->n; rc == 0 && j-- > 0;) {
-        const plan_entry_t *e = &plan->entries[j];
-        const char *name = e->identity != NULL
-                               ? sp_arena_printf(task->arena, "%s %s", e->kind, e->identity)
-                               : NULL;
-        bool ours = name != NULL && (listed(&task->assign->targets.items[i], name) ||
-                                     (t->marked && !t->here[j] && !is_kind(e, "EXTENSION")));
-        if (ours && droppable(e) && !is_own_sequence(e))
-            rc = sp_pg_exec(t->pg, drop_statement(task->arena, e), err);
-    }
+    if (rc == 0)
+        rc = drop_made(task, t, err);
     if (rc == 0)
         rc = check_not_copied(task, t, err);
+    if (rc == 0)
+        rc = mark_here(task, t, plan, err);
     if (rc == 0)
         rc = restore(t, plan, err);
     if (rc == 0)
@@ -245,11 +229,7 @@ static int make_target(task_t *task, size_t i, target_t *t, const schema_plan_t 
     if (rc == 0)
         rc = close_guards(task, i, t, err);
     if (rc == 0)
-        rc = sp_pg_execf(t->pg, err,
-                         "INSERT INTO shardplane.copy_progress (job_id, attempt, table_schema, "
-                         "table_name, range_no, rows, bytes) "
-                         "VALUES (%s, -1, '', 'schema', 0, 0, 0) ON CONFLICT DO NOTHING",
-                         job);
+        rc = keep_made(task, t, plan, err);
     if (rc == 0)
         rc = sp_failpoint("schema_before_commit", err);
     if (rc == 0)
@@ -259,32 +239,7 @@ static int make_target(task_t *task, size_t i, target_t *t, const schema_plan_t 
     return rc;
 }
 
-// ---- telling
-
-static int tell_objects(task_t *task, const target_t *targets, sp_msg_task_update_t *update,
-                        sp_error_t *err)
-{
-    update->schema_objects.items =
-        sp_arena_alloc(task->arena, task->n_targets, sizeof *update->schema_objects.items);
-    if (update->schema_objects.items == NULL)
-        return no_memory(err);
-    update->schema_objects.n = task->n_targets;
-    for (size_t i = 0; i < task->n_targets; i++) {
-        sp_value_t *list = &update->schema_objects.items[i];
-        list->kind = SP_VALUE_LIST;
-        list->u.list.n = targets[i].n_objects;
-        list->u.list.items =
-            sp_arena_alloc(task->arena, targets[i].n_objects + 1, sizeof *list->u.list.items);
-        if (list->u.list.items == NULL)
-            return no_memory(err);
-        for (size_t j = 0; j < targets[i].n_objects; j++)
-            list->u.list.items[j] = sp_value_str(targets[i].objects[j]);
-    }
-    return 0;
-}
-
-static int run(task_t *task, const dump_t *dump, target_t *targets, sp_msg_task_update_t *result,
-               sp_error_t *err)
+static int run(task_t *task, const dump_t *dump, target_t *targets, sp_error_t *err)
 {
     sp_pg_t *source = NULL;
     schema_plan_t plan = {0};
@@ -295,16 +250,6 @@ static int run(task_t *task, const dump_t *dump, target_t *targets, sp_msg_task_
     if (rc != 0)
         return sp_error_prefix(err, "source %s", task->source.shard_id);
     for (size_t i = 0; rc == 0 && i < task->n_targets; i++)
-        if ((rc = look(task, i, &targets[i], &plan, err)) != 0)
-            sp_error_prefix(err, "target %s", task->targets[i].shard_id);
-    // Told before anything is made, so that whatever happens next, the job knows what to undo.
-    if (rc == 0)
-        rc = tell_objects(task, targets, result, err);
-    if (rc == 0) {
-        sp_msg_task_update_t intent = {.schema_objects = result->schema_objects};
-        rc = task_update(task, &intent, err);
-    }
-    for (size_t i = 0; rc == 0 && i < task->n_targets; i++)
         if ((rc = make_target(task, i, &targets[i], &plan, err)) != 0)
             sp_error_prefix(err, "target %s", task->targets[i].shard_id);
     return rc;
@@ -312,15 +257,18 @@ static int run(task_t *task, const dump_t *dump, target_t *targets, sp_msg_task_
 
 int task_schema(task_t *task, sp_msg_task_update_t *result, sp_error_t *err)
 {
+    (void)result;
     const dump_t *dump = NULL;
     target_t *targets = sp_arena_alloc(task->arena, task->n_targets + 1, sizeof *targets);
     if (targets == NULL)
         return no_memory(err);
     int rc = dump_get_fresh(task, &dump, err);
     if (rc == 0)
-        rc = run(task, dump, targets, result, err);
-    for (size_t i = 0; i < task->n_targets; i++)
+        rc = run(task, dump, targets, err);
+    for (size_t i = 0; i < task->n_targets; i++) {
+        PQclear(targets[i].made);
         sp_pg_close(&targets[i].pg); // what is not committed is rolled back
+    }
     if (dump != NULL)
         dump_release(&dump);
     return rc;

@@ -36,7 +36,7 @@ LIVE = """
 SELECT 'session ' || application_name || ' ' || state || ' ' || left(query, 60) FROM pg_stat_activity
  WHERE datname = current_database() AND application_name ~ '^shardplane/[a-z2-7]{12}/' AND pid <> pg_backend_pid()
 """
-JOB_TABLES = ("copy_progress", "lane", "opened")
+JOB_TABLES = ("copy_progress", "lane", "opened", "made")
 
 
 def objects(dsn):

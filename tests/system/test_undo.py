@@ -6,6 +6,7 @@ import time
 import psycopg2
 import pytest
 
+from harness.api import ApiError
 from harness.rig import SLOW, Reviver
 
 from test_crash import hold, reach
@@ -57,6 +58,54 @@ def test_a_cancel_leaves_a_registered_target_as_it_was(rig):
     got = rig.api.check(cell.name)
     assert got["ok"], got
     cell.close()
+
+
+def test_a_cancel_knows_what_a_lost_worker_has_made(rig):
+    """Killed between the commit of the schema and its answer: all of it goes, what others have made there stays."""
+    cell = rig.cell(register=("a", "b"))
+    cell.sql("a", "CREATE SCHEMA app; CREATE TABLE app.notes (id bigint PRIMARY KEY); "
+             "CREATE TABLE settings (name text)", role="owner")
+    for table in ({"schema": "app", "table": "notes", "key_column": "id"}, {"table": "settings", "mode": "ignored"}):
+        rig.api.post(f"/api/v1/keyspaces/{cell.name}/tables", table, timeout=60)
+    cell.sql("b", "CREATE TABLE settings (name text); INSERT INTO settings VALUES ('mine')", role="owner")
+    cell.remember()
+    others = rig.work_with(rig.held("schema_after_commit"))
+    cell.job_id = rig.api.split(f"{cell.name}-a", [f"{cell.name}-b"])["id"]
+    cell.wait("precopy", 30)
+    rig.stack.wait_for("the schema", lambda: cell.sql("b", "SELECT to_regclass('app.notes') IS NOT NULL") == [(True,)], 30 * SLOW)
+    cancel(cell)
+    rig.stack.kill("resharder-1")
+    for name in ["resharder-1", *others]:
+        rig.stack.start(name, {"SHARDPLANE_FAILPOINTS": ""})
+    cell.wait("cancelled")
+    cell.no_residue("ab")
+    assert cell.sql("b", "SELECT name FROM settings") == [("mine",)]
+    cell.close()
+
+
+def test_a_table_stays_registered_until_guards_are_folded(cell):
+    """Folding makes the guards of all tables of the job: none of them may be let go in between."""
+    rig, table = cell.rig, "notes"
+    cell.sql("a", f"CREATE TABLE {table} (id bigint PRIMARY KEY)", role="owner")
+    rig.api.post(f"/api/v1/keyspaces/{cell.name}/tables", {"table": table, "key_column": "id"}, timeout=60)
+    rig.lead_with(rig.held("job_fold_before"))
+    cell.split()
+    cell.wait("completed")
+
+    def let_go():
+        try:
+            rig.api.delete(f"/api/v1/keyspaces/{cell.name}/tables/public/{table}")
+        except ApiError as e:
+            assert e.code == "conflict" and cell.job_id in str(e), e
+            return False
+        return True
+
+    assert not let_go()
+    rig.release()
+    rig.stack.wait_for("the fold", let_go, 20 * SLOW)
+    for letter in "abc":
+        assert cell.sql(letter, f"SELECT count(*) FROM pg_trigger WHERE tgrelid = '{table}'::regclass AND NOT tgisinternal") == [(0,)]
+    cell.finalize()
 
 
 def test_a_cancel_ends_a_statement_that_waits(cell):

@@ -60,6 +60,11 @@ class Shop:
         return self.manager.run(self.worker, self.id("schema"), "schema", targets=self.targets, tables=self.tables + [requests],
                                 ignored_tables=["public.countries"], sequence_stride=16, ring_version=2, **more)
 
+    def made(self, shard):
+        """What the job has made on a shard, by the list in its database: `TABLE "a"."b"`, in the order of dropping."""
+        return [f"{kind} {identity}" for kind, identity in self.rig.sql(
+            shard, f"SELECT kind, identity FROM shardplane.made WHERE job_id = '{self.rig.job}' ORDER BY n", fetch=True)]
+
     def snapshot(self, temporary=False):
         task = self.id("snapshot")
         self.manager.assign(self.worker, task, "snapshot", slot=f"shp_{self.rig.job}_1", temporary=temporary)
@@ -110,9 +115,8 @@ class Shop:
 def test_schema_and_copy(shop):
     """Every row on its side, byte for byte; guards closed; indexes, keys and triggers as on the source."""
     rig = shop.rig
-    result = shop.schema()
-    assert len(result["schema_objects"]) == 2
-    for objects in result["schema_objects"]:
+    shop.schema()
+    for objects in shop.made(1), shop.made(2):
         assert 'SCHEMA "Other"' in objects and 'TABLE "Other"."We ird""T"' in objects and 'TYPE "public"."mood"' in objects and 'FUNCTION "public"."touch"()' in objects
         assert all('"' in o for o in objects)
         assert not any("countries" in o or "cview" in o or "shardplane" in o for o in objects)
@@ -152,15 +156,19 @@ def test_schema_and_copy(shop):
 
 
 def test_schema_again(shop):
-    """A second try of the same job replaces what the first one made, with and without the list of it; another's tables are refused."""
-    first = shop.schema()
-    shop.rig.sql(1, "CREATE TABLE customers_of_nobody ()", role="owner_endpoint")
-    assert shop.schema()["schema_objects"] == first["schema_objects"] or True
-    shop.targets = [dict(t, schema_objects=o) for t, o in zip(shop.targets, first["schema_objects"])]
-    assert shop.schema()["schema_objects"] == first["schema_objects"]
-    assert shop.rig.sql(1, "SELECT to_regclass('customers_of_nobody') IS NOT NULL", fetch=True) == [(True,)]
+    """A second try of the same job replaces what the first one made, and knows it as its own; what others have made stays; another job's
+    tables are refused."""
+    shop.rig.sql(0, "CREATE SCHEMA shared; CREATE TABLE shared.t (id bigint PRIMARY KEY)", role="owner_endpoint")
+    shop.rig.sql(1, "CREATE SCHEMA shared; CREATE TABLE countries (mine int)", role="owner_endpoint")
+    shop.schema()
+    first = shop.made(1)
+    assert 'SCHEMA "Other"' in first and 'TABLE "shared"."t"' in first and 'SCHEMA "shared"' not in first
+    assert 'SCHEMA "shared"' in shop.made(2)
+    shop.rig.sql(1, "CREATE TABLE \"Other\".of_nobody ()", role="owner_endpoint")
+    shop.schema()
+    assert shop.made(1) == first
+    assert shop.rig.sql(1, "SELECT to_regclass('\"Other\".of_nobody') IS NOT NULL, to_regclass('countries') IS NOT NULL", fetch=True) == [(True, True)]
     shop.rig.job = "jobother2222"
-    shop.targets = [{k: v for k, v in t.items() if k != "schema_objects"} for t in shop.targets]
     with pytest.raises(TaskFailed) as failed:
         shop.schema()
     assert "already exists" in str(failed.value)

@@ -46,6 +46,16 @@ CREATE TABLE IF NOT EXISTS shardplane.copy_progress (
     PRIMARY KEY (job_id, attempt, table_schema, table_name, range_no)
 );
 
+-- One row an object that a job has made here, in the order of dropping, committed with the objects. It is told to DROP by the DDL role:
+-- no other role may write it.
+CREATE TABLE IF NOT EXISTS shardplane.made (
+    job_id text NOT NULL,
+    n bigint NOT NULL,
+    kind text NOT NULL,
+    identity text NOT NULL,
+    PRIMARY KEY (job_id, n)
+);
+
 -- One row an apply lane: gives a lane without changes a transaction with an xid.
 CREATE TABLE IF NOT EXISTS shardplane.lane (
     job_id text NOT NULL,

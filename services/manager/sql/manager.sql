@@ -109,15 +109,25 @@ SELECT count(CASE WHEN s.active THEN pg_terminate_backend(s.active_pid, 2000) EN
   FROM pg_replication_slots s WHERE starts_with(s.slot_name, 'shp_' || $1 || '_') AND NOT s.temporary
 
 -- name: forget_job
--- $1 job: progress of the copy, lanes and nonces.
-WITH p AS (DELETE FROM shardplane.copy_progress WHERE job_id = $1 RETURNING 1),
+-- $1 job: progress of the copy, lanes, nonces and the list of what it made.
+WITH m AS (DELETE FROM shardplane.made WHERE job_id = $1 RETURNING 1),
+     p AS (DELETE FROM shardplane.copy_progress WHERE job_id = $1 RETURNING 1),
      l AS (DELETE FROM shardplane.lane WHERE job_id = $1 RETURNING 1),
      o AS (DELETE FROM shardplane.opened WHERE job_id = $1 RETURNING 1)
-SELECT ((SELECT count(*) FROM p) + (SELECT count(*) FROM l) + (SELECT count(*) FROM o))::text
+SELECT ((SELECT count(*) FROM m) + (SELECT count(*) FROM p) + (SELECT count(*) FROM l) + (SELECT count(*) FROM o))::text
 
--- name: schema_mark
--- $1 job: whether its schema task has committed here.
-SELECT EXISTS (SELECT FROM shardplane.copy_progress WHERE job_id = $1 AND attempt = -1)::text
+-- name: made
+-- $1 job: kind and identity of what its schema task has made here, in the order of dropping.
+SELECT kind, identity FROM shardplane.made WHERE job_id = $1 ORDER BY n
+
+-- name: primary_now
+-- $1 keyspace: how far this primary has written, and its ownership row. An error on a standby.
+SELECT pg_current_wal_flush_lsn()::text, o::text FROM shardplane.ownership o WHERE o.keyspace = $1
+
+-- name: replica_has
+-- $1 keyspace, $2 position, $3 ownership row of its primary: whether this standby has replayed that far and shows the same.
+SELECT coalesce(pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= $2::pg_lsn
+                AND (SELECT o::text FROM shardplane.ownership o WHERE o.keyspace = $1) = $3, false)::text
 
 -- name: leftovers
 SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE starts_with(slot_name, 'shp_') AND NOT temporary AND database = current_database()

@@ -64,7 +64,15 @@ SELECT format('%I.%I', n.nspname, c.relname), s.seqincrement
  ORDER BY 1
 
 -- name: existing
--- $1: identities of schemas, $2: of extensions. One row for each that is here.
-SELECT 'SCHEMA ' || i FROM unnest($1::text[]) i WHERE to_regnamespace(i) IS NOT NULL
+-- $1: identities of schemas, $2: of extensions. One row for each that is here: kind, identity.
+SELECT 'SCHEMA', i FROM unnest($1::text[]) i WHERE to_regnamespace(i) IS NOT NULL
 UNION ALL
-SELECT 'EXTENSION ' || i FROM unnest($2::text[]) i WHERE EXISTS (SELECT FROM pg_extension WHERE i = '"' || replace(extname, '"', '""') || '"')
+SELECT 'EXTENSION', i FROM unnest($2::text[]) i WHERE EXISTS (SELECT FROM pg_extension WHERE i = '"' || replace(extname, '"', '""') || '"')
+
+-- name: take_made
+-- $1 job: takes what the job has made here off the list, in the order of dropping: kind, identity.
+WITH gone AS (DELETE FROM shardplane.made WHERE job_id = $1 RETURNING n, kind, identity) SELECT kind, identity FROM gone ORDER BY n
+
+-- name: keep_made
+-- $1 job, $2 kinds, $3 identities: what the job has made here, in the order of dropping.
+INSERT INTO shardplane.made (job_id, n, kind, identity) SELECT $1, n, kind, identity FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS m(kind, identity, n)
