@@ -166,6 +166,12 @@ int env_pg(env_t *self, sp_str_t shard_id, env_role_t role, sp_pg_t **ret_pg, sp
     return env_pg_record(self, view->shard, role, ret_pg, err);
 }
 
+int env_pg_replica(env_t *self, const sp_msg_catalog_shard_t *shard, size_t replica,
+                   sp_pg_t **ret_pg, sp_error_t *err)
+{
+    return connect_sealed(self, shard->id, shard->replicas.items[replica], ret_pg, err);
+}
+
 // shard_id absent: whatever the catalog does not have.
 static void forget(env_t *self, sp_str_t shard_id)
 {

@@ -54,6 +54,9 @@ int env_pg(env_t *self, sp_str_t shard_id, env_role_t role, sp_pg_t **ret_pg, sp
 // The same from a record that may not be in the catalog (yet).
 int env_pg_record(env_t *self, const sp_msg_catalog_shard_t *shard, env_role_t role,
                   sp_pg_t **ret_pg, sp_error_t *err);
+// A connection of its own to one of the shard's replicas, which the caller closes.
+int env_pg_replica(env_t *self, const sp_msg_catalog_shard_t *shard, size_t replica,
+                   sp_pg_t **ret_pg, sp_error_t *err);
 // Closes the cached connections of a shard; of all that are not in the catalog (any more), whose databases are others' business.
 void env_forget(env_t *self, sp_str_t shard_id);
 void env_forget_strangers(env_t *self);

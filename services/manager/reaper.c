@@ -7,6 +7,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/job/job_fsm.h"
+#include "services/manager/readmit.h"
 #include "services/manager/sql/manager.h"
 
 enum { JOB_ID = 12 };
@@ -129,6 +130,7 @@ void reaper_actor(sp_actor_end_t *end, void *arg)
     env.query_timeout_ms = 10000;
     while (!env_stopped(&env)) {
         sweep(&env);
+        readmit_replicas(&env);
         env_forget_strangers(&env);
         env_sleep(&env, env.settings->sweep_s * 1000);
     }

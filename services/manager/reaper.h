@@ -18,7 +18,7 @@ int reaper_list(sp_pg_t *pg, sp_arena_t *arena, leftover_t **ret_items, size_t *
 // Whether it must stay: its job still needs it, or nobody here knows whose it is.
 bool reaper_keeps(const sp_catalog_t *catalog, const leftover_t *item);
 
-// The actor's body: sweeps once at start and then each sweep_s.
+// The actor's body: sweeps once at start and then each sweep_s; looks at replicas that lacked a seal (readmit.h) as often.
 void reaper_actor(sp_actor_end_t *end, void *arg);
 
 #endif

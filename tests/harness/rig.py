@@ -33,7 +33,7 @@ SLOW = float(os.environ.get("SP_SLOW", "1"))
 # A short lease, so that a takeover fits into a test; small ranges, so that a small table is copied in several tasks.
 OVERRIDES = {"manager.lease_ttl_s": 5, "manager.copy_pages_per_range": 16}
 # Points that a split and its finalize do not pass: commands on the catalog, undoing, sweeping.
-ELSEWHERE = re.compile(r"command_|shard_|table_|job_created|reaper_|job_(lift|lifted|cancel|fail|undone|retry|refused|mismatched|behind|"
+ELSEWHERE = re.compile(r"command_|readmit|shard_|table_|job_created|reaper_|job_(lift|lifted|cancel|fail|undone|retry|refused|mismatched|behind|"
                        r"still_valid|unseal|resnapshot|undo)")
 # What each submission runs; SP_ALL=1 runs every one.
 CHOSEN = re.compile(r"job_(planned|prepared|copied|caught_up|validated|armed|opened|finalized)_after|"

@@ -89,6 +89,19 @@ def eventual_reads(cell):
     return seen
 
 
+def said(cell, text):
+    """How often manager-1 has said so."""
+    with open(cell.rig.stack.service("manager-1").log, encoding="utf-8", errors="replace") as f:
+        return f.read().count(text)
+
+
+def readmitted(cell):
+    """Until each replica is eligible again: a leader looks when it begins, and from then on from time to time."""
+    wait_level(cell)
+    cell.rig.lead_with("")
+    cell.rig.stack.wait_for("all replicas to be eligible", lambda: ineligible(cell) == {"a": [], "b": [], "c": []}, 30 * SLOW)
+
+
 def rows(cell, letter, table):
     return sorted(cell.sql(letter, f"SELECT t::text FROM {table} t"))
 
@@ -133,10 +146,14 @@ def test_a_replica_that_is_behind_is_not_eligible(cell):
         # It does not answer eventual reads either: it has not got the rows that its shard was given.
         wait_level(cell, "b")
         assert eventual_reads(cell) == {"b": {"replica"}, "c": {"primary"}}
-        # A new leader, and whatever it writes, does not make them eligible.
+        # A new leader, which looks at them at once, does not make them eligible.
+        words = [f"tag=REPLICA-BEHIND shard={cell.shards[letter]['name']} " for letter in "ac"]
+        before = [said(cell, w) for w in words]
         cell.rig.lead_with("")
+        cell.rig.stack.wait_for("a look at both", lambda: all(said(cell, w) > n for w, n in zip(words, before)), 20 * SLOW)
         assert ineligible(cell) == {"a": [0], "b": [], "c": [0]}
-    wait_level(cell)
+    readmitted(cell)
+    cell.rig.stack.wait_for("routers to ask them", lambda: eventual_reads(cell) == {"b": {"replica"}, "c": {"replica"}}, 10 * SLOW)
 
 
 def test_a_replica_that_has_not_replayed_a_move_does_not_answer_for_it(cell):
@@ -193,6 +210,7 @@ def test_a_standby_is_not_taken_for_a_primary(cell):
 
 def test_nobody_is_eligible_when_nobody_knows(cell):
     """The worker dies right after the seal, before it could say which replicas have it."""
+    cell.rig.lead_with("readmit:error")
     others = cell.rig.work_with("fence_after_seal:kill")
     with Reviver(cell.rig, "resharder-1", others) as reviver:
         cell.split()
@@ -200,6 +218,7 @@ def test_nobody_is_eligible_when_nobody_knows(cell):
         assert reviver.died
     assert ineligible(cell) == {"a": [0], "b": [0], "c": [0]}
     cell.finalize()
+    readmitted(cell)
 
 
 def replace_by_replica(cell, letter, before_it_returns):
