@@ -152,11 +152,14 @@ static int finish(command_t *c, sp_str_t id, sp_error_t *err)
     sp_msg_catalog_shard_t record = *self->shard;
     int64_t version = view->ring_record ? view->ring_record->version : 0;
     int rc = 0;
-    if (joins && owners && keyspace_busy_with(c->env->catalog, view->keyspace->name))
+    const sp_msg_catalog_job_t *job = keyspace_busy_with(c->env->catalog, view->keyspace->name);
+    if (joins && owners && job) {
         rc = sp_error_set(err, SP_E_CONFLICT,
-                          "a job is changing keyspace " SP_STR_FMT
-                          "; register the shard when it has ended",
-                          SP_STR_ARG(view->keyspace->name));
+                          "job " SP_STR_FMT " is changing keyspace " SP_STR_FMT
+                          "; register the shard when that has ended",
+                          SP_STR_ARG(job->id), SP_STR_ARG(view->keyspace->name));
+        err->retryable = job->state == SP_JOB_STATE_COMPLETED; // a matter of seconds
+    }
     if (rc == 0 && joins)
         rc = require_tables(c, &record, view->keyspace, err);
     if (rc == 0 && !joins)

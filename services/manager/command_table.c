@@ -412,6 +412,35 @@ static int find_left(command_t *c, places_t *places, const sp_owner_table_t *tab
     return 0;
 }
 
+static bool has_job_table(const sp_msg_job_table_t *tables, size_t n, const sp_owner_table_t *table)
+{
+    for (size_t i = 0; i < n; i++)
+        if (sp_str_eq(tables[i].schema, table->schema) && sp_str_eq(tables[i].table, table->table))
+            return true;
+    return false;
+}
+
+// Finalize may purge the rows that have moved away, by the job's own list: only guards keep newer ones of the same keys out.
+static int refuse_kept(command_t *c, sp_str_t keyspace, const sp_owner_table_t *table,
+                       sp_error_t *err)
+{
+    for (size_t i = 0; i < c->env->catalog->n_jobs; i++) {
+        const sp_msg_catalog_job_t *j = c->env->catalog->jobs[i].job;
+        if (j->state != SP_JOB_STATE_COMPLETED || !sp_str_eq(j->keyspace, keyspace))
+            continue;
+        if (!has_job_table(j->tables.items, j->tables.n, table) &&
+            !has_job_table(j->partitioned.items, j->partitioned.n, table))
+            continue;
+        sp_error_set(err, SP_E_CONFLICT,
+                     "table " SP_STR_FMT "." SP_STR_FMT " was moved by job " SP_STR_FMT
+                     ", which is not finalized: finalize it first",
+                     SP_STR_ARG(table->schema), SP_STR_ARG(table->table), SP_STR_ARG(j->id));
+        err->retryable = false; // not by itself
+        return SP_E_CONFLICT;
+    }
+    return 0;
+}
+
 int command_table_delete(command_t *c, const void *body, sp_error_t *err)
 {
     const sp_msg_table_delete_t *m = body;
@@ -430,6 +459,8 @@ int command_table_delete(command_t *c, const void *body, sp_error_t *err)
         rc = sp_error_set(err, SP_E_NOT_FOUND,
                           "table " SP_STR_FMT "." SP_STR_FMT " is not registered",
                           SP_STR_ARG(m->schema), SP_STR_ARG(m->table));
+    if (rc == 0 && old && !ignored)
+        rc = refuse_kept(c, m->keyspace, &table, err);
     if (rc == 0 && old && !ignored)
         rc = refuse_spread(c, &places, &table, err);
     if (rc != 0)
