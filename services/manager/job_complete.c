@@ -96,8 +96,11 @@ static int step_drop_origins(job_t *job, sp_error_t *err)
 static int step_forget(job_t *job, sp_error_t *err)
 {
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++)
+    for (size_t i = 0; rc == 0 && i < job->rec->targets.n; i++) {
         rc = job_on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_FORGET_JOB, err);
+        if (rc == 0) // it stays, as the shard's own
+            rc = job_on_shard(job, job->rec->targets.items[i].shard_id, SP_SQL_TAKE_MADE, err);
+    }
     return rc == 0 ? job_on_shard(job, job->rec->source_shard_id, SP_SQL_FORGET_JOB, err) : rc;
 }
 

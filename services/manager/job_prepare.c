@@ -1,4 +1,5 @@
-// State precopy, first half: everything that must stand before the first row is copied. Each object is recorded, then made.
+// State precopy, first half: everything that must stand before the first row is copied. Each object is recorded, then made; but for what the
+// schema task makes, which is recorded with it.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-// Undo: everything that the record says was made, or may have been made, is removed, before the flip only. Runs for cancel and for
+// Undo: everything that the record or the targets say was made, or may have been made, is removed, before the flip only. Runs for cancel and for
 // failure, and may be run again at any point.
 #include <stdio.h>
 #include <string.h>
@@ -51,7 +51,7 @@ static int step_source(job_t *job, sp_error_t *err)
 
 // ---- targets
 
-// What the schema task has made here, by the list that it committed with it.
+// What the schema task has made here, by the list that it committed with it and that goes with it.
 static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *err)
 {
     sp_pg_t *pg = NULL;
@@ -61,14 +61,14 @@ static int drop_objects(job_t *job, const sp_msg_job_target_t *t, sp_error_t *er
     if (rc == 0)
         rc = env_begin(&job->env, pg, err);
     if (rc == 0)
-        rc = sp_pg_query(pg, SP_SQL_MADE, 1, params, &made, err);
+        rc = sp_pg_query(pg, SP_SQL_TAKE_MADE, 1, params, &made, err);
     for (int i = 0; rc == 0 && i < PQntuples(made); i++) {
         const char *kind = PQgetvalue(made, i, 0), *identity = PQgetvalue(made, i, 1);
-        // A schema that holds something else stays.
-        bool schema = strcmp(kind, "SCHEMA") == 0;
+        // What holds something of others stays.
+        bool container = strcmp(kind, "SCHEMA") == 0 || strcmp(kind, "EXTENSION") == 0;
         rc = sp_pg_execf(pg, err, "SAVEPOINT one; DROP %s IF EXISTS %s%s; RELEASE one", kind,
-                         identity, schema ? "" : " CASCADE");
-        if (rc == SP_E_SQL_ERROR && schema && strcmp(err->sqlstate, "2BP01") == 0) {
+                         identity, container ? "" : " CASCADE");
+        if (rc == SP_E_SQL_ERROR && container && strcmp(err->sqlstate, "2BP01") == 0) {
             sp_log(SP_LOG_WARN, "JOB-UNDO-LEFT", "job", job->id, "object", identity, "reason",
                    err->text, NULL);
             sp_error_clear(err);

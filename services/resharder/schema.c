@@ -31,13 +31,9 @@ static bool is_container(const char *kind)
     return strcmp(kind, "SCHEMA") == 0 || strcmp(kind, "EXTENSION") == 0;
 }
 
-static bool made_before(const target_t *t, const plan_entry_t *e)
+static bool is_entry(const plan_entry_t *e, const char *kind, const char *identity)
 {
-    for (int i = 0; i < PQntuples(t->made); i++)
-        if (strcmp(PQgetvalue(t->made, i, 0), e->kind) == 0 &&
-            strcmp(PQgetvalue(t->made, i, 1), e->identity) == 0)
-            return true;
-    return false;
+    return is_kind(e, kind) && e->identity != NULL && strcmp(e->identity, identity) == 0;
 }
 
 // An object that goes into the list: it has a DROP of its own.
@@ -45,7 +41,7 @@ static bool droppable(const plan_entry_t *e)
 {
     static const char *const not_alone[] =
         {"TRIGGER",           "RULE",          "POLICY", "TABLE CONSTRAINT",
-         "DOMAIN CONSTRAINT", "DEFAULT VALUE", "INDEX"};
+         "DOMAIN CONSTRAINT", "DEFAULT VALUE", "INDEX",  "USER MAPPING"};
     if (e->left_out || e->exists || e->kind == NULL || e->identity == NULL)
         return false;
     for (size_t i = 0; i < sizeof not_alone / sizeof not_alone[0]; i++)
@@ -87,8 +83,7 @@ static int mark_here(task_t *task, target_t *t, const schema_plan_t *plan, sp_er
     for (int row = 0; row < PQntuples(result); row++)
         for (size_t i = 0; i < plan->n; i++) {
             const plan_entry_t *e = &plan->entries[i];
-            if (is_kind(e, PQgetvalue(result, row, 0)) && e->identity != NULL &&
-                strcmp(e->identity, PQgetvalue(result, row, 1)) == 0)
+            if (is_entry(e, PQgetvalue(result, row, 0), PQgetvalue(result, row, 1)))
                 t->here[i] = true;
         }
     PQclear(result);
@@ -112,18 +107,24 @@ static int drop_made(task_t *task, target_t *t, sp_error_t *err)
 // Committed with the objects themselves: whoever undoes this, or tries it again, knows them whatever dies meanwhile.
 static int keep_made(task_t *task, const target_t *t, const schema_plan_t *plan, sp_error_t *err)
 {
-    const char **kinds = sp_arena_alloc(task->arena, plan->n + 1, sizeof *kinds),
-               **identities = sp_arena_alloc(task->arena, plan->n + 1, sizeof *identities);
-    size_t n = 0;
+    size_t most = plan->n + (size_t)PQntuples(t->made), n = 0;
+    const char **kinds = sp_arena_alloc(task->arena, most + 1, sizeof *kinds),
+               **identities = sp_arena_alloc(task->arena, most + 1, sizeof *identities);
     PGresult *result = NULL;
     if (kinds == NULL || identities == NULL)
         return no_memory(err);
     for (size_t i = plan->n; i-- > 0;) { // backwards: what depends on others first
         const plan_entry_t *e = &plan->entries[i];
-        if (!droppable(e) || is_own_sequence(e) || (t->here[i] && !made_before(t, e)))
+        if (!droppable(e) || is_own_sequence(e) || t->here[i])
             continue;
         kinds[n] = e->kind;
         identities[n++] = e->identity;
+    }
+    for (int i = 0; i < PQntuples(t->made); i++) { // those that stayed, after all that they hold
+        if (!is_container(PQgetvalue(t->made, i, 0)))
+            continue;
+        kinds[n] = PQgetvalue(t->made, i, 0);
+        identities[n++] = PQgetvalue(t->made, i, 1);
     }
     const char *params[] = {sp_arena_cstr(task->arena, task->assign->job_id),
                             schema_text_array(task->arena, kinds, n),
@@ -194,11 +195,8 @@ static int check_not_copied(task_t *task, target_t *t, sp_error_t *err)
     char out[8];
     bool none = true;
     const char *job = sp_arena_cstr(task->arena, task->assign->job_id);
-    int rc =
-        sp_pg_value(t->pg,
-                    "SELECT 1 FROM shardplane.copy_progress WHERE job_id = $1 AND attempt >= 0 "
-                    "LIMIT 1",
-                    1, &job, out, sizeof out, &none, err);
+    int rc = sp_pg_value(t->pg, "SELECT 1 FROM shardplane.copy_progress WHERE job_id = $1 LIMIT 1",
+                         1, &job, out, sizeof out, &none, err);
     if (rc != 0 || none)
         return rc;
     sp_error_set(err, SP_E_CONFLICT, "rows have been copied already: the tables stay");
@@ -208,10 +206,7 @@ static int check_not_copied(task_t *task, target_t *t, sp_error_t *err)
 static int make_target(task_t *task, size_t i, target_t *t, const schema_plan_t *plan,
                        sp_error_t *err)
 {
-    sp_pg_options_t options = {.query_timeout_ms = 300000};
-    int rc = task_connect(task, &task->targets[i].admin, &options, &t->pg, err);
-    if (rc == 0)
-        rc = sp_pg_exec(t->pg, "BEGIN; SET LOCAL lock_timeout = '20s'", err);
+    int rc = sp_pg_exec(t->pg, "BEGIN; SET LOCAL lock_timeout = '20s'", err);
     if (rc == 0)
         rc = sp_owner_hold_epoch(t->pg, task->epoch, err);
     if (rc == 0)
@@ -249,6 +244,11 @@ static int run(task_t *task, const dump_t *dump, target_t *targets, sp_error_t *
     sp_pg_close(&source);
     if (rc != 0)
         return sp_error_prefix(err, "source %s", task->source.shard_id);
+    // Before anything is made: who terminates the task's sessions gets them all.
+    sp_pg_options_t options = {.query_timeout_ms = 300000};
+    for (size_t i = 0; rc == 0 && i < task->n_targets; i++)
+        if ((rc = task_connect(task, &task->targets[i].admin, &options, &targets[i].pg, err)) != 0)
+            sp_error_prefix(err, "target %s", task->targets[i].shard_id);
     for (size_t i = 0; rc == 0 && i < task->n_targets; i++)
         if ((rc = make_target(task, i, &targets[i], &plan, err)) != 0)
             sp_error_prefix(err, "target %s", task->targets[i].shard_id);

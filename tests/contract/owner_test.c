@@ -241,6 +241,7 @@ static void application_cannot_write_control(void **state)
     fails(app, "UPDATE shardplane.ownership SET ring_version = 9", "42501");
     fails(app, "INSERT INTO shardplane.opened VALUES ('n', 'j', 1)", "42501");
     fails(app, "SELECT * FROM shardplane.control", "42501");
+    fails(app, "INSERT INTO shardplane.made VALUES ('j', 1, 'TABLE', 'x')", "42501");
     set_guard(&customers, CLOSED("not_owner"));
     fails(app, "ALTER TABLE customers DISABLE TRIGGER ALL", "42501");
     fails(app,
@@ -250,6 +251,25 @@ static void application_cannot_write_control(void **state)
     assert_true(value(app, "SELECT count(*) FROM shardplane.ownership") == 1);
     set_guard(&sp_owner_requests_table, OWNS(&all));
     ok(app, "INSERT INTO shardplane.requests (key, request_id, body_hash) VALUES ('1', 'r', 'h')");
+}
+
+// What stands there is handed to DROP: not even who may write all data writes it, whatever triggers it has switched off.
+static void made_is_the_owners(void **state)
+{
+    (void)state;
+    sp_pg_t *super = fixture_open("postgres", NULL);
+    ok(super, "CREATE ROLE writer LOGIN; GRANT pg_write_all_data TO writer; "
+              "GRANT SET ON PARAMETER session_replication_role TO writer");
+    ok(ddl, "INSERT INTO shardplane.made VALUES ('j', 1, 'TABLE', 'x')");
+    sp_pg_t *writer = fixture_open("writer", NULL);
+    ok(writer, "SET session_replication_role = replica");
+    fails(writer, "INSERT INTO shardplane.made VALUES ('j', 2, 'TABLE', 'y')", "42501");
+    fails(writer, "UPDATE shardplane.made SET identity = 'y'", "42501");
+    fails(writer, "DELETE FROM shardplane.made", "42501");
+    sp_pg_close(&writer);
+    ok(ddl, "DELETE FROM shardplane.made");
+    ok(super, "REVOKE SET ON PARAMETER session_replication_role FROM writer; DROP ROLE writer");
+    sp_pg_close(&super);
 }
 
 // A stored reply holds rows of tables that its reader may have no right to, and a request without it runs twice.
@@ -1135,6 +1155,7 @@ int main(void)
                                        T(hostile_apply_role),
                                        T(epochs),
                                        T(application_cannot_write_control),
+                                       T(made_is_the_owners),
                                        T(replies_are_the_routers),
                                        T(installed_closed),
                                        T(everything_owned),

@@ -1,12 +1,12 @@
 """Giving a job up where that is hard: a shard that is away, a statement that waits, a failure that is being undone already."""
 import contextlib
+import json
 import os
 import time
 
 import psycopg2
 import pytest
 
-from harness.api import ApiError
 from harness.rig import SLOW, Reviver
 
 from test_crash import hold, reach
@@ -63,11 +63,14 @@ def test_a_cancel_leaves_a_registered_target_as_it_was(rig):
 def test_a_cancel_knows_what_a_lost_worker_has_made(rig):
     """Killed between the commit of the schema and its answer: all of it goes, what others have made there stays."""
     cell = rig.cell(register=("a", "b"))
-    cell.sql("a", "CREATE SCHEMA app; CREATE TABLE app.notes (id bigint PRIMARY KEY); "
+    cell.sql("a", "CREATE SCHEMA app; CREATE TABLE app.notes (id bigint PRIMARY KEY); CREATE SCHEMA shared; CREATE TABLE shared.t (id bigint PRIMARY KEY); "
+             "CREATE AGGREGATE app.everything(*) (SFUNC = int8inc, STYPE = int8, INITCOND = '0'); "
              "CREATE TABLE settings (name text)", role="owner")
-    for table in ({"schema": "app", "table": "notes", "key_column": "id"}, {"table": "settings", "mode": "ignored"}):
+    for table in ({"schema": "app", "table": "notes", "key_column": "id"}, {"schema": "shared", "table": "t", "key_column": "id"},
+                  {"table": "settings", "mode": "ignored"}):
         rig.api.post(f"/api/v1/keyspaces/{cell.name}/tables", table, timeout=60)
-    cell.sql("b", "CREATE TABLE settings (name text); INSERT INTO settings VALUES ('mine')", role="owner")
+    cell.sql("b", "CREATE TABLE settings (name text); INSERT INTO settings VALUES ('mine'); CREATE SCHEMA shared; CREATE TABLE shared.mine ()",
+             role="owner")
     cell.remember()
     others = rig.work_with(rig.held("schema_after_commit"))
     cell.job_id = rig.api.split(f"{cell.name}-a", [f"{cell.name}-b"])["id"]
@@ -84,7 +87,7 @@ def test_a_cancel_knows_what_a_lost_worker_has_made(rig):
 
 
 def test_a_table_stays_registered_until_guards_are_folded(cell):
-    """Folding makes the guards of all tables of the job: none of them may be let go in between."""
+    """Folding makes the guards of all tables of the job, and a purge deletes moved rows by the job's list: none of them may be let go before."""
     rig, table = cell.rig, "notes"
     cell.sql("a", f"CREATE TABLE {table} (id bigint PRIMARY KEY)", role="owner")
     rig.api.post(f"/api/v1/keyspaces/{cell.name}/tables", {"table": table, "key_column": "id"}, timeout=60)
@@ -92,20 +95,26 @@ def test_a_table_stays_registered_until_guards_are_folded(cell):
     cell.split()
     cell.wait("completed")
 
-    def let_go():
-        try:
-            rig.api.delete(f"/api/v1/keyspaces/{cell.name}/tables/public/{table}")
-        except ApiError as e:
-            assert e.code == "conflict" and cell.job_id in str(e), e
-            return False
-        return True
+    path = f"/api/v1/keyspaces/{cell.name}/tables"
 
-    assert not let_go()
+    def refused(method, where, body=None):
+        """How: None, or whether the same will do a little later."""
+        data = None if body is None else json.dumps(body).encode()
+        status, headers, text = rig.api.raw(method, where, data, {"Content-Type": "application/json"}, timeout=60)
+        if status < 300:
+            return None
+        assert status == 409 and cell.job_id in text.decode(), text
+        return headers.get("Retry-After") is not None
+
+    assert refused("DELETE", f"{path}/public/{table}") is True
+    assert refused("POST", path, {"table": table, "key_column": "id"}) is True
     rig.release()
-    rig.stack.wait_for("the fold", let_go, 20 * SLOW)
+    rig.stack.wait_for("the fold", lambda: refused("POST", path, {"table": table, "key_column": "id"}) is None, 20 * SLOW)
+    assert refused("DELETE", f"{path}/public/{table}") is False
+    cell.finalize()
+    assert refused("DELETE", f"{path}/public/{table}") is None
     for letter in "abc":
         assert cell.sql(letter, f"SELECT count(*) FROM pg_trigger WHERE tgrelid = '{table}'::regclass AND NOT tgisinternal") == [(0,)]
-    cell.finalize()
 
 
 def test_a_cancel_ends_a_statement_that_waits(cell):

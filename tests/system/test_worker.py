@@ -158,11 +158,12 @@ def test_schema_and_copy(shop):
 def test_schema_again(shop):
     """A second try of the same job replaces what the first one made, and knows it as its own; what others have made stays; another job's
     tables are refused."""
-    shop.rig.sql(0, "CREATE SCHEMA shared; CREATE TABLE shared.t (id bigint PRIMARY KEY)", role="owner_endpoint")
+    shop.rig.sql(0, "CREATE SCHEMA shared; CREATE TABLE shared.t (id bigint PRIMARY KEY); "
+                "CREATE AGGREGATE everything(*) (SFUNC = int8inc, STYPE = int8, INITCOND = '0')", role="owner_endpoint")
     shop.rig.sql(1, "CREATE SCHEMA shared; CREATE TABLE countries (mine int)", role="owner_endpoint")
     shop.schema()
     first = shop.made(1)
-    assert 'SCHEMA "Other"' in first and 'TABLE "shared"."t"' in first and 'SCHEMA "shared"' not in first
+    assert {'SCHEMA "Other"', 'TABLE "shared"."t"', 'AGGREGATE "public"."everything"(*)'} < set(first) and 'SCHEMA "shared"' not in first
     assert 'SCHEMA "shared"' in shop.made(2)
     shop.rig.sql(1, "CREATE TABLE \"Other\".of_nobody ()", role="owner_endpoint")
     shop.schema()

@@ -46,8 +46,8 @@ CREATE TABLE IF NOT EXISTS shardplane.copy_progress (
     PRIMARY KEY (job_id, attempt, table_schema, table_name, range_no)
 );
 
--- One row an object that a job has made here, in the order of dropping, committed with the objects. It is told to DROP by the DDL role:
--- no other role may write it.
+-- One row an object that a job has made here, in the order of dropping, committed with the objects. The DDL role hands it to DROP, so nobody
+-- else may write it, not even by pg_write_all_data, which the apply role has.
 CREATE TABLE IF NOT EXISTS shardplane.made (
     job_id text NOT NULL,
     n bigint NOT NULL,
@@ -55,6 +55,17 @@ CREATE TABLE IF NOT EXISTS shardplane.made (
     identity text NOT NULL,
     PRIMARY KEY (job_id, n)
 );
+CREATE OR REPLACE FUNCTION shardplane.made_by_owner() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    IF NOT pg_has_role((SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE') THEN
+        RAISE insufficient_privilege USING MESSAGE = 'permission denied for table made';
+    END IF;
+    RETURN NULL;
+END $body$;
+CREATE OR REPLACE TRIGGER made_by_owner BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON shardplane.made
+    FOR EACH STATEMENT EXECUTE FUNCTION shardplane.made_by_owner();
+ALTER TABLE shardplane.made ENABLE ALWAYS TRIGGER made_by_owner;
 
 -- One row an apply lane: gives a lane without changes a transaction with an xid.
 CREATE TABLE IF NOT EXISTS shardplane.lane (

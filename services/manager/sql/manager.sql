@@ -109,16 +109,15 @@ SELECT count(CASE WHEN s.active THEN pg_terminate_backend(s.active_pid, 2000) EN
   FROM pg_replication_slots s WHERE starts_with(s.slot_name, 'shp_' || $1 || '_') AND NOT s.temporary
 
 -- name: forget_job
--- $1 job: progress of the copy, lanes, nonces and the list of what it made.
-WITH m AS (DELETE FROM shardplane.made WHERE job_id = $1 RETURNING 1),
-     p AS (DELETE FROM shardplane.copy_progress WHERE job_id = $1 RETURNING 1),
+-- $1 job: progress of the copy, lanes and nonces.
+WITH p AS (DELETE FROM shardplane.copy_progress WHERE job_id = $1 RETURNING 1),
      l AS (DELETE FROM shardplane.lane WHERE job_id = $1 RETURNING 1),
      o AS (DELETE FROM shardplane.opened WHERE job_id = $1 RETURNING 1)
-SELECT ((SELECT count(*) FROM m) + (SELECT count(*) FROM p) + (SELECT count(*) FROM l) + (SELECT count(*) FROM o))::text
+SELECT ((SELECT count(*) FROM p) + (SELECT count(*) FROM l) + (SELECT count(*) FROM o))::text
 
--- name: made
--- $1 job: kind and identity of what its schema task has made here, in the order of dropping.
-SELECT kind, identity FROM shardplane.made WHERE job_id = $1 ORDER BY n
+-- name: take_made
+-- $1 job: takes the list of what its schema task has made here, in the order of dropping: kind, identity.
+WITH gone AS (DELETE FROM shardplane.made WHERE job_id = $1 RETURNING n, kind, identity) SELECT kind, identity FROM gone ORDER BY n
 
 -- name: primary_now
 -- $1 keyspace: how far this primary has written, and its ownership row. An error on a standby.

@@ -40,10 +40,10 @@ SELECT o.n,
            -- what belongs to a database rather than to its tables
            OR o.class IN ('pg_event_trigger'::regclass, 'pg_publication'::regclass, 'pg_publication_rel'::regclass,
                           'pg_publication_namespace'::regclass, 'pg_subscription'::regclass, 'pg_default_acl'::regclass)),
-       upper(i.type),
-       -- always quoted, so that whoever reads the list sees where the kind ends
+       replace(upper(i.type), '-', ' '), -- FOREIGN DATA WRAPPER
+       -- always quoted, so that names compare as text
        CASE WHEN f.oid IS NOT NULL THEN format('"%s"."%s"(%s)', replace(fn.nspname, '"', '""'), replace(f.proname, '"', '""'),
-                                               pg_get_function_identity_arguments(f.oid))
+                                               CASE WHEN f.prokind = 'a' AND f.pronargs = 0 THEN '*' ELSE pg_get_function_identity_arguments(f.oid) END)
             WHEN i.name IS NULL THEN i.identity
             ELSE concat(CASE WHEN i.schema LIKE '"%' THEN i.schema ELSE '"' || i.schema || '"' END || '.',
                         CASE WHEN i.name LIKE '"%' THEN i.name ELSE '"' || i.name || '"' END) END,
