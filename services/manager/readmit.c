@@ -57,7 +57,7 @@ static int look_at(env_t *env, const sp_catalog_shard_view_t *view, sp_arena_t *
             continue;
         sp_log(SP_LOG_INFO, "REPLICA-BEHIND", "shard",
                sp_log_fmt(SP_STR_FMT, SP_STR_ARG(record.id)), "replica",
-               sp_log_fmt("%lld", (long long)k), "reason", why.text, NULL);
+               sp_log_fmt("%lld", (long long)k), "reason", why.text[0] ? why.text : NULL, NULL);
         left[n++] = k;
     }
     if (rc != 0 || n == record.ineligible_replicas.n)

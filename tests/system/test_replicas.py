@@ -95,11 +95,23 @@ def said(cell, text):
         return f.read().count(text)
 
 
+def looked_at(cell, letters):
+    """Until a new leader has looked at these replicas, and found that they lack something."""
+    words = [f"tag=REPLICA-BEHIND shard={cell.shards[letter]['name']} " for letter in letters]
+    before = [said(cell, w) for w in words]
+    cell.rig.lead_with("")
+    cell.rig.stack.wait_for("a look at the replicas", lambda: all(said(cell, w) > n for w, n in zip(words, before)), 20 * SLOW)
+
+
 def readmitted(cell):
     """Until each replica is eligible again: a leader looks when it begins, and from then on from time to time."""
-    wait_level(cell)
-    cell.rig.lead_with("")
-    cell.rig.stack.wait_for("all replicas to be eligible", lambda: ineligible(cell) == {"a": [], "b": [], "c": []}, 30 * SLOW)
+    cell.rig.reconfigure("manager", **{"manager.sweep_s": 1})
+    try:
+        cell.rig.lead_with("")
+        cell.rig.stack.wait_for("all replicas to be eligible", lambda: ineligible(cell) == {"a": [], "b": [], "c": []}, 30 * SLOW)
+    finally:
+        cell.rig.reconfigure("manager")
+        cell.rig.lead_with("")
 
 
 def rows(cell, letter, table):
@@ -147,10 +159,7 @@ def test_a_replica_that_is_behind_is_not_eligible(cell):
         wait_level(cell, "b")
         assert eventual_reads(cell) == {"b": {"replica"}, "c": {"primary"}}
         # A new leader, which looks at them at once, does not make them eligible.
-        words = [f"tag=REPLICA-BEHIND shard={cell.shards[letter]['name']} " for letter in "ac"]
-        before = [said(cell, w) for w in words]
-        cell.rig.lead_with("")
-        cell.rig.stack.wait_for("a look at both", lambda: all(said(cell, w) > n for w, n in zip(words, before)), 20 * SLOW)
+        looked_at(cell, "ac")
         assert ineligible(cell) == {"a": [0], "b": [], "c": [0]}
     readmitted(cell)
     cell.rig.stack.wait_for("routers to ask them", lambda: eventual_reads(cell) == {"b": {"replica"}, "c": {"replica"}}, 10 * SLOW)
@@ -165,10 +174,16 @@ def test_a_replica_that_has_not_replayed_a_move_does_not_answer_for_it(cell):
         assert ineligible(cell) == {"a": [], "b": [], "c": []}
         wait_level(cell, "b")
         assert eventual_reads(cell) == {"b": {"replica"}, "c": {"primary"}}
+        # Nor does what it has flushed make it eligible, once it is not.
+        etcd, shard = cell.rig.stack.etcd.endpoint, cell.shards["c"]["name"]
+        cell.rig.stack.wait_for("the shard to be free", lambda: not catalog.shard(etcd, shard).get("job_id"), 20 * SLOW)
+        catalog.write(etcd, f"/shardplane/shards/{shard}".encode(), {**catalog.shard(etcd, shard), "ineligible_replicas": [0]})
+        looked_at(cell, "c")
+        assert ineligible(cell) == {"a": [], "b": [], "c": [0]}
     finally:
         ask(replica(cell, "c"), "SELECT pg_wal_replay_resume()")
-    wait_level(cell)
-    assert eventual_reads(cell) == {"b": {"replica"}, "c": {"replica"}}
+    readmitted(cell)
+    cell.rig.stack.wait_for("routers to ask them", lambda: eventual_reads(cell) == {"b": {"replica"}, "c": {"replica"}}, 10 * SLOW)
     cell.finalize()
 
 
