@@ -29,7 +29,7 @@ enum { SP_JOB_STATES = 13 }; // one more than the greatest
 // What the record says besides the state: `flipped` and `undo_to` of catalog_job. They exclude each other.
 typedef enum {
     SP_JOB_FORWARD = 0,     // neither
-    SP_JOB_UNDO_FAIL = 1,   // undo_to failed: everything recorded is being removed
+    SP_JOB_UNDO_FAIL = 1,   // undo_to failed: everything that was made is being removed
     SP_JOB_UNDO_CANCEL = 2, // undo_to cancelled
     SP_JOB_FLIPPED = 3,     // flipped: only forward from here
 } sp_job_mode_t;
@@ -55,7 +55,7 @@ typedef enum {
     SP_JOB_EV_FINALIZED,   // everything the job left is gone
     SP_JOB_EV_CANCEL,      // command
     SP_JOB_EV_FAIL,        // a step failed for good
-    SP_JOB_EV_UNDONE,      // everything recorded in the job is removed
+    SP_JOB_EV_UNDONE,      // everything that the job has made is removed
     SP_JOB_EV_RETRY,       // command
 } sp_job_event_t;
 enum { SP_JOB_EVENTS = SP_JOB_EV_RETRY + 1 };

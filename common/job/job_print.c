@@ -46,7 +46,7 @@ void sp_job_print_markdown(sp_buf_t *out)
                      "Printed from the table in `common/job/job_rows.c` by `make docs`; `make "
                      "test` fails when this page differs.\n\n"
                      "A job has a state and a mode. The mode is `forward`, `undo_fail` or "
-                     "`undo_cancel` while everything recorded in the job is\n"
+                     "`undo_cancel` while everything that the job has made is\n"
                      "being removed, or `flipped` once owners have changed: from there nothing "
                      "leads back. What has no row below is refused with\n"
                      "`conflict`. `rolled_back` is reserved.\n\n");

@@ -6,7 +6,7 @@
 #define UCANC SP_JOB_UNDO_CANCEL
 #define FLIP  SP_JOB_FLIPPED
 
-// Before the flip any state can be given up: everything recorded in the job is removed, then the job is failed or cancelled.
+// Before the flip any state can be given up: everything that the job has made is removed, then the job is failed or cancelled.
 #define UNDO_ROWS(state)                                                                           \
     {state,                                                                                        \
      FWD,                                                                                          \
@@ -14,14 +14,14 @@
      state,                                                                                        \
      UCANC,                                                                                        \
      "undo",                                                                                       \
-     "cancel asked for: remove everything recorded in the job"},                                   \
+     "cancel asked for: remove everything that the job has made"},                                 \
         {state,                                                                                    \
          FWD,                                                                                      \
          SP_JOB_EV_FAIL,                                                                           \
          state,                                                                                    \
          UFAIL,                                                                                    \
          "undo",                                                                                   \
-         "a step failed for good: remove everything recorded in the job"},                         \
+         "a step failed for good: remove everything that the job has made"},                       \
         {state,                                                                                    \
          UFAIL,                                                                                    \
          SP_JOB_EV_CANCEL,                                                                         \
