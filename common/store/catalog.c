@@ -306,6 +306,14 @@ const sp_catalog_job_view_t *sp_catalog_job(const sp_catalog_t *self, sp_str_t i
     return find(self->jobs, self->n_jobs, sizeof *self->jobs, job_name, id);
 }
 
+bool sp_catalog_step_done(const sp_msg_catalog_job_t *job, const char *step)
+{
+    for (size_t i = 0; i < job->steps_done.n; i++)
+        if (sp_str_eqz(job->steps_done.items[i], step))
+            return true;
+    return false;
+}
+
 const sp_msg_service_t *sp_catalog_service(const sp_catalog_t *self, const char *kind, size_t n)
 {
     for (size_t i = 0; i < self->n_services; i++)

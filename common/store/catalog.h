@@ -59,6 +59,8 @@ const sp_catalog_keyspace_view_t *sp_catalog_keyspace(const sp_catalog_t *self,
                                                       sp_str_t name); // NULL when unknown
 const sp_catalog_shard_view_t *sp_catalog_shard(const sp_catalog_t *self, sp_str_t id);
 const sp_catalog_job_view_t *sp_catalog_job(const sp_catalog_t *self, sp_str_t id);
+// Whether the job's record has the step as done.
+bool sp_catalog_step_done(const sp_msg_catalog_job_t *job, const char *step);
 // First live service of a kind, or the n-th.
 const sp_msg_service_t *sp_catalog_service(const sp_catalog_t *self, const char *kind, size_t n);
 

@@ -8,12 +8,8 @@
 // A completed job changes guards until they are folded, and none afterwards.
 static bool changes_guards(const sp_msg_catalog_job_t *job)
 {
-    if (job->state != SP_JOB_COMPLETED)
-        return sp_job_is_live((int)job->state);
-    for (size_t i = 0; i < job->steps_done.n; i++)
-        if (sp_str_eqz(job->steps_done.items[i], "folded"))
-            return false;
-    return true;
+    return job->state == SP_JOB_STATE_COMPLETED ? !sp_catalog_step_done(job, "folded")
+                                                : sp_job_is_live((int)job->state);
 }
 
 bool guard_check_applies(const sp_catalog_t *catalog, const sp_msg_catalog_shard_t *shard)

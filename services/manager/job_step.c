@@ -19,10 +19,7 @@ int job_failpoint(const char *name, const char *when, sp_error_t *err)
 
 bool job_step_done(const job_t *job, const char *name)
 {
-    for (size_t i = 0; i < job->rec->steps_done.n; i++)
-        if (sp_str_eqz(job->rec->steps_done.items[i], name))
-            return true;
-    return false;
+    return sp_catalog_step_done(job->rec, name);
 }
 
 void job_step_forget(job_t *job, const char *name)

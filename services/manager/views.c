@@ -149,12 +149,8 @@ bool keyspace_has_sharded(const sp_msg_catalog_keyspace_t *keyspace)
 // A completed job still changes guards until they are folded, and none afterwards.
 static bool changes_guards(const sp_msg_catalog_job_t *j)
 {
-    if (j->state != SP_JOB_STATE_COMPLETED)
-        return sp_job_is_live((int)j->state);
-    for (size_t i = 0; i < j->steps_done.n; i++)
-        if (sp_str_eqz(j->steps_done.items[i], "folded"))
-            return false;
-    return true;
+    return j->state == SP_JOB_STATE_COMPLETED ? !sp_catalog_step_done(j, "folded")
+                                              : sp_job_is_live((int)j->state);
 }
 
 const sp_msg_catalog_job_t *keyspace_busy_with(const sp_catalog_t *catalog, sp_str_t keyspace)
