@@ -6,15 +6,11 @@ static void put(sp_catalog_txn_t *txn, sp_arena_t *arena, sp_msg_catalog_shard_t
                 sp_str_t job_id, int64_t status, int64_t revision)
 {
     record->job_id = job_id;
-    record->version++;
-    record->has_version = true;
     if (status != 0) {
         record->status = status;
         record->has_status = true;
     }
-    const char *key = key_shard(arena, record->id);
-    sp_catalog_txn_expect(txn, key, revision);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, record, 0);
+    put_shard(txn, arena, record, revision);
 }
 
 void claim_take(sp_catalog_txn_t *txn, sp_arena_t *arena, const sp_catalog_shard_view_t *view,

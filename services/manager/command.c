@@ -58,6 +58,16 @@ const char *key_shard(sp_arena_t *arena, sp_str_t id)
     return sp_arena_printf(arena, "shards/" SP_STR_FMT, SP_STR_ARG(id));
 }
 
+void put_shard(sp_catalog_txn_t *txn, sp_arena_t *arena, sp_msg_catalog_shard_t *record,
+               int64_t mod_revision)
+{
+    const char *key = key_shard(arena, record->id);
+    record->version++;
+    record->has_version = true;
+    sp_catalog_txn_expect(txn, key, mod_revision);
+    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, record, 0);
+}
+
 const char *key_job(sp_arena_t *arena, sp_str_t id)
 {
     return sp_arena_printf(arena, "jobs/" SP_STR_FMT, SP_STR_ARG(id));

@@ -46,6 +46,9 @@ int command_need_keyspace(command_t *c, sp_str_t name, sp_error_t *err);
 const char *key_keyspace(sp_arena_t *arena, sp_str_t name);
 const char *key_ring(sp_arena_t *arena, sp_str_t name);
 const char *key_shard(sp_arena_t *arena, sp_str_t id);
+// The shard's record with its next version, if it is still as it was read (mod_revision; 0: absent).
+void put_shard(sp_catalog_txn_t *txn, sp_arena_t *arena, sp_msg_catalog_shard_t *record,
+               int64_t mod_revision);
 const char *key_job(sp_arena_t *arena, sp_str_t id);
 // Puts ring/<keyspace> with version + 1, compared with what was read.
 void command_raise_ring(const env_t *env, sp_arena_t *arena, sp_catalog_txn_t *txn,

@@ -36,13 +36,10 @@ static int put_intent(command_t *c, sp_msg_catalog_shard_t *record, sp_error_t *
     sp_msg_catalog_keyspace_t keyspace = *view->keyspace;
     record->status = SP_SHARD_STATUS_REGISTERING;
     record->has_status = true;
-    record->version = old ? old->shard->version + 1 : 1;
-    record->has_version = true;
+    record->version = old ? old->shard->version : 0;
     record->ordinal = old ? old->shard->ordinal : keyspace.next_ordinal;
     record->has_ordinal = true;
-    const char *key = key_shard(c->arena, record->id);
-    sp_catalog_txn_expect(txn, key, old ? old->rev.mod_revision : 0);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, record, 0);
+    put_shard(txn, c->arena, record, old ? old->rev.mod_revision : 0);
     if (!old) {
         keyspace.next_ordinal++;
         keyspace.has_next_ordinal = true;
@@ -184,11 +181,8 @@ static int finish(command_t *c, sp_str_t id, sp_error_t *err)
     if (!txn)
         return command_no_memory(err);
     record.status = joins ? SP_SHARD_STATUS_ACTIVE : SP_SHARD_STATUS_EMPTY;
-    record.version++;
-    const char *key = key_shard(c->arena, id),
-               *keyspace_key = key_keyspace(c->arena, record.keyspace);
-    sp_catalog_txn_expect(txn, key, self->rev.mod_revision);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
+    put_shard(txn, c->arena, &record, self->rev.mod_revision);
+    const char *keyspace_key = key_keyspace(c->arena, record.keyspace);
     sp_catalog_txn_expect(txn, keyspace_key, view->rev.mod_revision);
     if (joins)
         command_raise_ring(c->env, c->arena, txn, view);
@@ -307,13 +301,10 @@ int command_shard_delete(command_t *c, const void *body, sp_error_t *err)
         view->shard->status != SP_SHARD_STATUS_REGISTERING) {
         sp_msg_catalog_shard_t record = *view->shard;
         record.status = SP_SHARD_STATUS_DELETING;
-        record.version++;
         sp_catalog_txn_t *txn = env_txn(c->env);
         if (!txn)
             return command_no_memory(err);
-        const char *key = key_shard(c->arena, m->shard_id);
-        sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
-        sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
+        put_shard(txn, c->arena, &record, view->rev.mod_revision);
         rc = command_commit(c, &txn, err);
     }
     if (rc == 0)

@@ -230,8 +230,6 @@ static void put_owner(job_t *job, sp_catalog_txn_t *txn, const sp_catalog_shard_
     sp_msg_catalog_shard_t record = *view->shard;
     record.tokens = tokens;
     record.status = tokens.len ? SP_SHARD_STATUS_ACTIVE : SP_SHARD_STATUS_EMPTY;
-    record.version++;
-    record.has_version = true;
     // A replica of the source without the seal would accept the moved keys again, one of a target would lack rows of them. Of whom the fence
     // did not say that it has all, because it has not or because the worker died, must not be promoted.
     record.ineligible_replicas.items =
@@ -240,9 +238,7 @@ static void put_owner(job_t *job, sp_catalog_txn_t *txn, const sp_catalog_shard_
     for (size_t k = 0; record.ineligible_replicas.items && k < record.replicas.n; k++)
         if (!replica_flushed(job, record.id, k))
             record.ineligible_replicas.items[record.ineligible_replicas.n++] = (int64_t)k;
-    const char *key = key_shard(job->arena, record.id);
-    sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
+    put_shard(txn, job->arena, &record, view->rev.mod_revision);
 }
 
 static int put_owners(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err)

@@ -73,10 +73,7 @@ static int put_registrations(job_t *job, sp_catalog_txn_t *txn, sp_error_t *err)
         sp_msg_catalog_shard_t record = *view->shard;
         record.apply = t->registration->apply;
         record.apply_role = t->registration->apply_role;
-        record.version++;
-        const char *key = key_shard(job->arena, t->shard_id);
-        sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
-        sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
+        put_shard(txn, job->arena, &record, view->rev.mod_revision);
     }
     return 0;
 }

@@ -65,14 +65,10 @@ static int look_at(env_t *env, const sp_catalog_shard_view_t *view, sp_arena_t *
     size_t back = record.ineligible_replicas.n - n;
     record.ineligible_replicas.items = left;
     record.ineligible_replicas.n = n;
-    record.version++;
-    record.has_version = true;
     sp_catalog_txn_t *txn = env_txn(env);
     if (!txn)
         return command_no_memory(err);
-    const char *key = key_shard(arena, record.id);
-    sp_catalog_txn_expect(txn, key, view->rev.mod_revision);
-    sp_catalog_txn_put(txn, key, &sp_schema_catalog_shard, &record, 0);
+    put_shard(txn, arena, &record, view->rev.mod_revision);
     rc = sp_catalog_txn_commit(txn, env->store, NULL, err);
     sp_catalog_txn_destroy(&txn);
     if (rc == 0)
