@@ -48,7 +48,9 @@ static int look_at(env_t *env, const sp_catalog_shard_view_t *view, sp_arena_t *
     const char *primary[2];
     size_t n = 0;
     int64_t *left = sp_arena_alloc(arena, record.ineligible_replicas.n + 1, sizeof *left);
-    int rc = left ? ask_primary(env, view->shard, arena, primary, err) : command_no_memory(err);
+    if (!left)
+        return command_no_memory(err);
+    int rc = ask_primary(env, view->shard, arena, primary, err);
     for (size_t i = 0; rc == 0 && i < record.ineligible_replicas.n; i++) {
         int64_t k = record.ineligible_replicas.items[i];
         sp_error_t why = {0};
