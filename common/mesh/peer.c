@@ -14,6 +14,7 @@
 enum {
     MAX_CALLS = 65536,         // in flight on one peer; past it `rate_limited`
     MAX_HELD_BYTES = 64 << 20, // of calls that wait for a connection; past it `unavailable`
+    MAX_GIVEN_UP = 4096,       // ids that are remembered; past it each call has an id of our own
     DEFAULT_TIMEOUT_MS = 5000, // where the caller said none
     TIMER_STEP_MS = 10,        // expiries closer than this share one look at the calls
     MAX_REQUEST_ID = 64,       // as in the envelope's schema
@@ -41,6 +42,7 @@ struct sp_peer {
     void *arg;               // for on_push
     sp_msg_envelope_t stamp; // epoch and ring version of every envelope sent
     zhashx_t *calls;         // request id -> call_t, borrowed from the list
+    zhashx_t *given_up;      // request ids whose late answers this connection may still bring
     call_t *oldest;          // list of calls
     call_t **end;            // where the next one is linked
     size_t held_n;           // calls that are held
@@ -154,6 +156,7 @@ static sp_peer_t *timers_peer(const zloop_t *loop, int timer, const void *arg)
 static void free_self(sp_peer_t *self)
 {
     zhashx_destroy(&self->calls);
+    zhashx_destroy(&self->given_up);
     sp_buf_free(&self->envelope_buf);
     sp_buf_free(&self->body_buf);
     free(self);
@@ -207,6 +210,7 @@ static void reconnect(sp_peer_t *self)
 {
     sp_error_t err = {0};
     sp_connection_close(&self->to);
+    zhashx_purge(self->given_up);
     self->stats.reconnects++;
     if (sp_connection_open(&self->to, self->loop, self->endpoint, on_readable, on_news, self,
                            &err) != 0)
@@ -245,6 +249,8 @@ static int on_timer(zloop_t *loop, int timer, void *arg)
             continue;
         }
         silent = silent || (!c->held && self->heard_ms <= c->sent_ms);
+        if (!c->held && zhashx_size(self->given_up) < MAX_GIVEN_UP)
+            zhashx_insert(self->given_up, c->request_id, self);
         unlink_call(self, c);
         c->next = expired;
         expired = c;
@@ -261,7 +267,7 @@ static int on_timer(zloop_t *loop, int timer, void *arg)
     return 0;
 }
 
-// A request id that no other call in flight has: the caller's where possible, because it stands in the logs.
+// The caller's id where possible, because it stands in the logs; not where the answer to another call could be taken for this one's.
 static void choose_id(sp_peer_t *self, sp_str_t wanted, char out[MAX_REQUEST_ID + 1])
 {
     unsigned long long n = self->next_id++;
@@ -270,7 +276,8 @@ static void choose_id(sp_peer_t *self, sp_str_t wanted, char out[MAX_REQUEST_ID 
         return;
     }
     snprintf(out, MAX_REQUEST_ID + 1, SP_STR_FMT, SP_STR_ARG(wanted));
-    if (!zhashx_lookup(self->calls, out))
+    if (!zhashx_lookup(self->calls, out) && !zhashx_lookup(self->given_up, out) &&
+        zhashx_size(self->given_up) < MAX_GIVEN_UP)
         return;
     snprintf(out, MAX_REQUEST_ID + 1, "%s-%llx", self->id_prefix, n);
 }
@@ -343,7 +350,10 @@ static call_t *find_call(sp_peer_t *self, sp_str_t request_id)
     if (!request_id.ptr || request_id.len > MAX_REQUEST_ID)
         return NULL;
     snprintf(key, sizeof key, SP_STR_FMT, SP_STR_ARG(request_id));
-    return zhashx_lookup(self->calls, key);
+    call_t *c = zhashx_lookup(self->calls, key);
+    if (!c)
+        zhashx_delete(self->given_up, key);
+    return c;
 }
 
 // Hands one message to whom it concerns. The frames are closed by the caller.
@@ -455,7 +465,8 @@ int sp_peer_open(sp_peer_t **ret_self, zloop_t *loop, const char *endpoint, sp_p
     snprintf(self->endpoint, sizeof self->endpoint, "%s", endpoint);
     sp_random_id(self->id_prefix, sizeof self->id_prefix - 1);
     self->calls = zhashx_new();
-    if (!self->calls) {
+    self->given_up = zhashx_new();
+    if (!self->calls || !self->given_up) {
         free_self(self);
         return sp_error_set(err, SP_E_OUT_OF_MEMORY, "peer");
     }

@@ -189,14 +189,19 @@ static void ask(sp_peer_t *peer, const char *key, const char *request_id, int ti
                      0);
 }
 
-static void execute(sp_peer_t *peer, int timeout_ms, answer_t *a)
+static void execute_as(sp_peer_t *peer, const char *request_id, int timeout_ms, answer_t *a)
 {
     sp_msg_execute_t m = {.keyspace = sp_str("default"),
                           .shard_key = sp_str("1"),
                           .sql = sp_str("SELECT 1")};
-    assert_int_equal(sp_peer_call(peer, &sp_schema_execute, &m, NULL, timeout_ms, on_reply, a,
-                                  NULL),
+    sp_msg_envelope_t e = {.request_id = sp_str(request_id)};
+    assert_int_equal(sp_peer_call(peer, &sp_schema_execute, &m, &e, timeout_ms, on_reply, a, NULL),
                      0);
+}
+
+static void execute(sp_peer_t *peer, int timeout_ms, answer_t *a)
+{
+    execute_as(peer, NULL, timeout_ms, a);
 }
 
 // ---- requests and replies
@@ -363,6 +368,34 @@ static void test_late_reply_is_dropped(void **state)
     assert_int_equal(stats.late, 1);
     assert_int_equal(stats.timeouts, 1);
     assert_int_equal(a.n, 1);
+    sp_peer_close(&peer);
+}
+
+// A client that asks again under the id of what timed out must not be told what became of the first request.
+static void test_late_reply_is_not_anothers(void **state)
+{
+    service_t *s = *state;
+    sp_peer_t *peer = open_peer(s);
+    answer_t others = {0}, first = {0}, second = {0};
+    execute(peer, 3000, &others); // keeps the connection
+    assert_true(run_until(s->loop, &s->kept_n, 1));
+    execute_as(peer, "same", 50, &first);
+    assert_true(run_until(s->loop, &first.n, 1));
+    execute_as(peer, "same", 3000, &second);
+    assert_true(run_until(s->loop, &s->kept_n, 3));
+    sp_request_fail(&s->kept[1], SP_E_UNAVAILABLE, "the first");
+    sp_request_fail(&s->kept[2], SP_E_UNAVAILABLE, "the second");
+    assert_true(run_until(s->loop, &second.n, 1));
+    assert_string_equal(second.err.text, "the second");
+    sp_peer_stats_t stats;
+    sp_peer_stats(peer, &stats);
+    assert_int_equal(stats.late, 1);
+    // The id is free again.
+    execute_as(peer, "same", 3000, &first);
+    assert_true(run_until(s->loop, &s->kept_n, 4));
+    sp_request_fail(&s->kept[3], SP_E_UNAVAILABLE, "the third");
+    assert_true(run_until(s->loop, &first.n, 2));
+    assert_string_equal(first.request_id, "same");
     sp_peer_close(&peer);
 }
 
@@ -1139,6 +1172,7 @@ int main(void)
         TEST(test_kept_request),
         TEST(test_server_closes_before_answer),
         TEST(test_late_reply_is_dropped),
+        TEST(test_late_reply_is_not_anothers),
         TEST(test_silent_endpoint),
         TEST(test_silent_endpoint_under_traffic),
         TEST(test_close_ends_calls),
