@@ -280,6 +280,10 @@ void execute_judge(execution_t *e, const sp_error_t *err, size_t statement)
         // The primary's word counts: a replica may lack a row, a table or a whole move.
         e->primary_only = true;
         retry(e, err, false, 0, "replica");
+    } else if (strcmp(err->sqlstate, "25006") == 0 && e->surely_reads && !e->eventual) {
+        // It writes, through a view or a function called like one of PostgreSQL's: again as what it is.
+        e->surely_reads = false;
+        retry(e, err, false, 0, "writes");
     } else if (strcmp(err->sqlstate, "SHP01") == 0) {
         judge_refusal(e, err, place);
     } else if (err->code == SP_E_UNAVAILABLE) {
@@ -345,7 +349,8 @@ static size_t put_together(execution_t *e)
     const char **values = e->ours;
     sp_pipe_statement_t *s = e->sent;
     size_t n = execute_timeout(e, s, values);
-    if (e->eventual && !e->on_replica) // whose sessions are read-only anyway
+    // Only PostgreSQL can tell that nothing is written, and only what writes nothing may be run twice. A replica's sessions are so anyway.
+    if (e->surely_reads && !e->on_replica)
         s[n++] = (sp_pipe_statement_t){read_only_sql, 0, NULL};
     values[1] = e->keyspace.ptr;
     values[2] = e->key.ptr;

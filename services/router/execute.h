@@ -27,7 +27,7 @@ struct execution {
     size_t n;                        // count
     bool eventual;                   // asked for a replica
     bool idempotent;                 // has an idempotency key
-    bool surely_reads;               // losing it changes nothing
+    bool surely_reads;               // sent as a read-only transaction: losing it changes nothing
     bool primary_only;               // eventual, and a replica could not answer
     results_t results;               // of this attempt
     // this attempt

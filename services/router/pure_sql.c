@@ -281,7 +281,6 @@ static const char *const harmless[] = {"abs",
                                        "row",
                                        "row_number",
                                        "select",
-                                       "set",
                                        "sets",
                                        "some",
                                        "string_agg",
@@ -364,7 +363,8 @@ static int scan_rest(lexer_t *l, sql_class_t *c, sp_error_t *err)
     char before[64] = "";
     int64_t depth = 0; // of parentheses
     // SELECT was seen at depth 0: an INTO there is its own, also behind a column called `insert`.
-    bool selected = false;
+    bool selected = false,
+         dotted = false; // behind `.`: a function of the application's, whatever its name
     for (;; next(l)) {
         if (l->kind == END)
             return 0;
@@ -387,7 +387,9 @@ static int scan_rest(lexer_t *l, sql_class_t *c, sp_error_t *err)
         int rc = refuse_name(l, c, err);
         if (rc != 0)
             return rc;
-        bool was_name = word || l->kind == QUOTED, known = word && in_list(l->word, harmless);
+        bool was_name = word || l->kind == QUOTED;
+        bool known = word && !dotted && in_list(l->word, harmless);
+        dotted = l->kind == OTHER && l->sql.ptr[l->at - 1] == '.';
         memcpy(before, word ? l->word : "", word ? strlen(l->word) + 1 : 1);
         if (was_name && !known) {
             lexer_t ahead = *l;

@@ -11,7 +11,8 @@
 typedef struct sql_class {
     bool
         read_keyword; // it starts with a word that can only read (SELECT, VALUES, TABLE, EXPLAIN, WITH without a writing word)
-    bool surely_reads; // and calls no function that is not known to be harmless
+    bool
+        surely_reads; // and calls no function by a name that is not known to be harmless; a view or an overload may write still
 } sql_class_t;
 
 // invalid_argument: not SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES, TABLE or EXPLAIN of these; more than one statement; SELECT INTO;

@@ -107,6 +107,19 @@ def test_eventual_reads_fall_back_to_the_primary(things):
     assert things.sql("a", "SELECT k FROM things") == [(1,)]
 
 
+def test_a_read_runs_read_only_until_it_is_seen_to_write(things):
+    """Only what writes nothing may be run again after a lost connection, and words alone cannot tell: a view may call anything."""
+    c = things.client
+    things.sql("a", """CREATE FUNCTION note() RETURNS bigint LANGUAGE sql AS 'INSERT INTO things (k, v) VALUES (2, 2) RETURNING k';
+        CREATE VIEW sly AS SELECT note() AS k; GRANT SELECT ON sly TO PUBLIC;
+        CREATE VIEW how AS SELECT current_setting('transaction_read_only') AS read_only; GRANT SELECT ON how TO PUBLIC""")
+    assert c.execute(1, [("SELECT * FROM how", [])])[3][0][4] == [["on"]]
+    assert c.execute(1, [(INSERT, [1]), ("SELECT * FROM how", [])])[3][1][4] == [["off"]]
+    assert c.execute(2, [("SELECT * FROM sly", [])])[3][0][4] == [[2]]
+    assert things.sql("a", "SELECT k FROM things ORDER BY k") == [(1,), (2,)]
+    assert c.execute(1, [("SELECT v FROM things WHERE k = 1 FOR SHARE", [])])[3][0][4] == [[1]]
+
+
 def test_limits(things):
     c = things.client
     refused(c, "too_large", 1, [("SELECT generate_series(1, 100001)", [])])
