@@ -78,12 +78,14 @@ static void answer_stored(execution_t *e)
     if (!sp_str_eqz(row->u.list.items[0].u.s, e->body_hash))
         sp_error_set(&err, SP_E_IDEMPOTENCY_MISMATCH,
                      "the idempotency key was used before with another request");
+    // The results' arena: the request's own is sized by what was asked, not by what is answered.
     else if (row->u.list.items[1].kind != SP_VALUE_BYTES ||
-             (reply = sp_arena_alloc(e->request->arena, 1, sizeof *reply)) == NULL ||
+             (reply = sp_arena_alloc(e->results.arena, 1, sizeof *reply)) == NULL ||
              sp_wire_decode_msgpack(&sp_schema_execute_reply, row->u.list.items[1].u.s.ptr,
-                                    row->u.list.items[1].u.s.len, e->request->arena, reply,
+                                    row->u.list.items[1].u.s.len, e->results.arena, reply,
                                     &err) != 0)
-        sp_error_set(&err, SP_E_INTERNAL, "the stored reply cannot be read");
+        sp_error_set(&err, SP_E_INTERNAL,
+                     "the request was committed, but its stored reply cannot be read");
     if (err.code != 0) {
         execute_fail(e, &err);
         return;
@@ -140,7 +142,6 @@ static void commit(execution_t *e)
 {
     static const char sql[] =
         "UPDATE shardplane.requests SET reply = $3 WHERE key = $1 AND request_id = $2";
-    sp_arena_t *arena = e->request->arena;
     sp_error_t err = {0};
     sp_buf_t buf = SP_BUF_INIT;
     sp_msg_execute_reply_t reply = {.shard_id = e->shard_id,
@@ -161,7 +162,7 @@ static void commit(execution_t *e)
                      "the reply to a request with an idempotency key is over %d bytes", STORED_MAX);
     sp_value_t bytes = {.kind = SP_VALUE_BYTES, .u.s = {buf.data, buf.len}};
     if (err.code == 0)
-        value_to_text(&bytes, arena, &values[2], &err);
+        value_to_text(&bytes, e->results.arena, &values[2], &err);
     sp_buf_free(&buf);
     if (err.code == 0) {
         s[0] = (sp_pipe_statement_t){sql, 3, values};
@@ -199,7 +200,12 @@ static void on_run(void *arg, const sp_error_t *err, size_t statement)
     }
     bool repeated = statement + 1 == e->first && strcmp(err->sqlstate, "23505") == 0;
     slot_t *slot = e->slot;
-    if (!slot_up(slot)) {
+    if (!slot_up(slot) && repeated) { // that the first one stands is no failure of this one
+        sp_error_t lost = {0};
+        sp_error_set(&lost, SP_E_UNAVAILABLE,
+                     "lost the connection before the first request's reply was looked up");
+        execute_judge(e, &lost, SIZE_MAX);
+    } else if (!slot_up(slot)) {
         execute_judge(e, err, statement);
     } else if (repeated) {
         // The slot stays ours: the look-up follows the ROLLBACK on the same connection.

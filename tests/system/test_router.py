@@ -196,6 +196,18 @@ def test_idempotency_key(things):
     assert replies == [[[4]]] * 8
 
 
+def test_a_long_reply_is_kept_under_its_idempotency_key(things):
+    """It is far larger than the request, and so is what it takes to read it back."""
+    c = things.client
+    things.sql("a", "INSERT INTO things SELECT n, 1 FROM generate_series(1, 40000) n", "owner")
+    for key, columns in (("many", "k"), ("wide", "k, repeat('x', 15) AS x")):
+        update = f"UPDATE things SET v = v + 1 WHERE k <= 40000 RETURNING {columns}"
+        first = c.execute(1, [(update, [])], idempotency_key=key)
+        assert len(first[3][0][4]) == 40000
+        assert c.execute(1, [(update, [])], idempotency_key=key) == first
+    assert things.sql("a", "SELECT DISTINCT v FROM things") == [(3,)]
+
+
 def test_an_idempotency_key_keeps_to_the_deadline(things):
     """The statement ends with it, and so do its locks; and it may last longer than the session's own limit."""
     c = things.client
