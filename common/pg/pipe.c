@@ -359,7 +359,7 @@ static void check_deadlines(sp_pipe_t *self, int64_t now)
                          "be committed");
         sp_pipe_done_fn *done = f->request.done;
         f->request.done = NULL; // first: the callback's memory ends with it
-        done(f->request.arg, &err, f->request.n);
+        done(f->request.arg, &err, f->err.code != 0 ? f->failed : f->request.n);
     }
 }
 
