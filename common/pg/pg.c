@@ -201,10 +201,14 @@ int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *o
                sp_error_t *err)
 {
     static const sp_pg_options_t none = {0};
-    // Timeouts are ours (query_timeout_ms): what a role or database sets for applications would end a long COPY or a held snapshot.
-    static const char *const unlimited[] = {"statement_timeout=0", "lock_timeout=0",
-                                            "idle_in_transaction_session_timeout=0",
-                                            "idle_session_timeout=0", NULL};
+    // What a role or database sets for applications is not for us. Timeouts are ours (query_timeout_ms): theirs would end a long COPY or a
+    // held snapshot. What we have committed must outlive a crash of the server: the catalog goes on from it.
+    static const char *const pinned[] = {"statement_timeout=0",
+                                         "lock_timeout=0",
+                                         "idle_in_transaction_session_timeout=0",
+                                         "idle_session_timeout=0",
+                                         "synchronous_commit=on",
+                                         NULL};
     const sp_pg_options_t *o = options != NULL ? options : &none;
     sp_conninfo_t info = {0};
     sp_pg_t *self = calloc(1, sizeof *self);
@@ -220,7 +224,7 @@ int sp_pg_open(sp_pg_t **ret_self, const sp_dsn_t *dsn, const sp_pg_options_t *o
     self->stopped_arg = o->stopped_arg;
     sp_pg_set_timeout(self, o->query_timeout_ms);
     int rc = sp_conninfo_make(&info, &self->dsn, o->application_name, o->search_path,
-                              o->replication, unlimited, err);
+                              o->replication, pinned, err);
     if (rc == 0)
         rc = connect_now(self, &info,
                          o->connect_timeout_ms > 0 ? o->connect_timeout_ms : CONNECT_MS, err);
