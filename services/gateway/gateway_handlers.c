@@ -130,6 +130,11 @@ void sp_gateway_on_request(void *arg, sp_exchange_t *x)
 {
     sp_gateway_t *self = arg;
     sp_str_t path, query;
+    if (self->backends == NULL) { // HTTP ends last: a request may still come on an open connection
+        x->label = "refused";
+        sp_answer_code(x, SP_E_UNAVAILABLE, "the gateway is stopping");
+        return;
+    }
     sp_route_split(sp_str(x->uri), &path, &query);
     if (!handle_own(self, x, path)) {
         sp_forward(self, x, path, query);
