@@ -89,7 +89,7 @@ int command_commit(command_t *c, sp_catalog_txn_t **txn_p, sp_error_t *err)
     c->revision = revision;
     rc = env_load(c->env, err);
     // What is committed must not be taken back as if it were not: that it cannot be shown now is all there is to say.
-    if (rc == 0 || rc == SP_E_STALE_EPOCH)
+    if (rc == 0)
         return rc;
     err->retryable = true;
     return err->code = SP_E_CATALOG_UNAVAILABLE;

@@ -101,6 +101,10 @@ static int connect_sealed(env_t *self, sp_str_t shard_id, sp_str_t sealed, sp_pg
                                .stopped_arg = self};
     if (rc == 0)
         rc = sp_pg_open(ret_pg, &dsn, &options, err);
+    // A manager that is stopped, or whose host is cut off, must not keep its locks on the application's tables.
+    if (rc == 0 &&
+        (rc = sp_pg_exec(*ret_pg, "SET idle_in_transaction_session_timeout = '30s'", err)) != 0)
+        sp_pg_close(ret_pg);
     sp_arena_destroy(&arena);
     if (rc != 0)
         sp_error_prefix(err, "shard " SP_STR_FMT, SP_STR_ARG(shard_id));
