@@ -143,7 +143,7 @@ void shardplane_request_deadline(shardplane_request_t *self, int timeout_ms);
 /* Runs it. Tries again by itself, until the deadline, where that cannot do it twice: when a router says that nothing was changed and
  * it may work later, when no router could be reached, and after a lost answer if the request has an idempotency key or is eventual.
  * Otherwise a lost answer is OUTCOME_UNKNOWN, and with an idempotency key it is that when no later try got an answer. TOO_LARGE for a
- * result that does not fit: it was executed. ret_result may be NULL; free it. */
+ * result that does not fit: it was executed, or with an idempotency key rolled back. ret_result may be NULL; free it. */
 int shardplane_execute(shardplane_t *self, const shardplane_request_t *request,
                        shardplane_result_t **ret_result, shardplane_error_t *err);
 
