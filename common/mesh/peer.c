@@ -97,12 +97,31 @@ static void release(sp_peer_t *self, call_t *c)
     sp_buf_free(&c->body);
 }
 
+// Its envelope again, in the scratch buffer, with what is left of its time: a deadline counts from receipt.
+static int shorten(sp_peer_t *self, const call_t *c)
+{
+    sp_msg_envelope_t envelope;
+    sp_arena_t *arena = sp_arena_new(0);
+    int rc =
+        arena ? sp_frames_decode_envelope(c->envelope.data, c->envelope.len, arena, &envelope, NULL)
+              : SP_E_OUT_OF_MEMORY;
+    if (rc == 0) {
+        int left = sp_clock_until_ms(c->deadline_ms);
+        envelope.deadline_ms = left > 0 ? left : 1;
+        sp_buf_reset(&self->envelope_buf);
+        rc = sp_wire_encode_msgpack(&sp_schema_envelope, &envelope, &self->envelope_buf, NULL);
+    }
+    sp_arena_destroy(&arena);
+    return rc;
+}
+
 static void send_held(sp_peer_t *self)
 {
     for (call_t *c = self->oldest; c && self->held_n > 0; c = c->next) {
         if (!c->held)
             continue;
-        if (sp_frames_send(self->to.zmq, NULL, &c->envelope, &c->body, NULL) != 0)
+        if (shorten(self, c) != 0 ||
+            sp_frames_send(self->to.zmq, NULL, &self->envelope_buf, &c->body, NULL) != 0)
             return;
         c->held = false;
         c->sent_ms = sp_clock_mono_ms();
