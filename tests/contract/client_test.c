@@ -415,10 +415,10 @@ static void test_other_router_takes_over(void **state)
 // Nothing was sent, so every request may be sent to another router, and none is in doubt.
 static void test_dead_routers_are_passed_by(void **state)
 {
-    router_t *good = *state, *gone = router_start();
-    char dead[128];
-    snprintf(dead, sizeof dead, "%s", gone->endpoint);
-    router_stop(&gone);
+    router_t *good = *state;
+    char dead
+        [64]; // a port that is given back may listen for a moment more, and what it takes then is in doubt
+    snprintf(dead, sizeof dead, "ipc://@shardplane-client-test-%d", (int)getpid());
     const char *routers[] = {dead, good->endpoint};
     shardplane_options_t o = SHARDPLANE_OPTIONS_INIT;
     o.routers = routers;
