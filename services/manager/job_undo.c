@@ -201,11 +201,12 @@ static int undo_shards(job_t *job, sp_error_t *err)
 {
     int rc = give_back(job, err);
     if (rc == 0)
-        rc = job_take_targets(job, err);
-    if (rc == 0)
         rc = job_failpoint("undo_source", "before", err);
+    // Before any target is asked for: the slot must not keep WAL for as long as one of them is away.
     if (rc == 0)
         rc = step_source(job, err);
+    if (rc == 0)
+        rc = job_take_targets(job, err);
     if (rc == 0)
         rc = job_failpoint("undo_targets", "before", err);
     return rc == 0 ? step_targets(job, err) : rc;

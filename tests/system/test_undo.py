@@ -117,6 +117,31 @@ def test_a_table_stays_registered_until_guards_are_folded(cell):
         assert cell.sql(letter, f"SELECT count(*) FROM pg_trigger WHERE tgrelid = '{table}'::regclass AND NOT tgisinternal") == [(0,)]
 
 
+def test_an_undo_drops_the_slot_while_a_target_is_away(cell):
+    """A target that does not come back for long must not make the source keep its WAL for as long."""
+    hold(cell.rig, "deltasync")
+    cell.remember()
+    cell.split()
+    reach(cell, "deltasync")
+
+    def slots():
+        return cell.sql("a", f"SELECT count(*) FROM pg_replication_slots WHERE starts_with(slot_name, 'shp_{cell.job_id}_')")[0][0]
+
+    assert slots() == 1
+    cluster = cell.rig.stack.cluster(cell.shards["b"]["cluster"])
+    cluster.stop("immediate")
+    try:
+        cancel(cell)
+        cell.rig.release()
+        cell.rig.stack.wait_for("the slot to go", lambda: slots() == 0, 30 * SLOW)
+        job = cell.rig.api.job(cell.job_id)
+        assert job["state"] == "deltasync", job
+    finally:
+        cluster.start()
+    cell.wait("cancelled")
+    cell.no_residue()
+
+
 def test_a_cancel_ends_a_statement_that_waits(cell):
     """An index is built CONCURRENTLY for the job's time: it waits for every older snapshot, and the cancel must not."""
     cell.remember()
