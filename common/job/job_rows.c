@@ -85,7 +85,7 @@ const sp_job_row_t sp_job_rows[] = {
     {SP_JOB_CUTOVER, FWD, SP_JOB_EV_FAIL, SP_JOB_LIFTING, UFAIL, "undo",
      "a step failed for good inside a cutover: lift, then remove everything"},
     {SP_JOB_CUTOVER, FLIP, SP_JOB_EV_OPENED, SP_JOB_COMPLETED, FLIP, "fold",
-     "all targets accept writes: fold the guards, drop the forward slot"},
+     "all targets accept writes: drop the forward slot, fold the guards"},
 
     {SP_JOB_LIFTING, FWD, SP_JOB_EV_LIFTED, SP_JOB_DELTASYNC, FWD, "follow",
      "the source accepts writes again and the targets are closed: try again"},

@@ -1,4 +1,4 @@
-// State completed: guards are folded, the forward slot goes, the shards are free. Once finalize is asked for, everything else goes too.
+// State completed: the forward slot goes, guards are folded, the shards are free. Once finalize is asked for, everything else goes too.
 #include <stdio.h>
 #include <string.h>
 
@@ -168,9 +168,9 @@ int job_completed(job_t *job, sp_error_t *err)
 {
     int rc = job_step(job, "stop_follow", step_stop_follow, err);
     if (rc == 0)
-        rc = job_step(job, "fold", step_fold, err);
+        rc = job_step(job, "drop_slot", step_drop_slot, err); // keeps WAL: waits for no target
     if (rc == 0)
-        rc = job_step(job, "drop_slot", step_drop_slot, err);
+        rc = job_step(job, "fold", step_fold, err);
     if (rc == 0)
         rc = job_step(job, "release", step_release, err);
     if (rc == 0)

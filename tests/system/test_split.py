@@ -8,6 +8,7 @@ import pytest
 
 from harness import catalog, residue
 from harness.api import ApiError
+from harness.rig import SLOW
 from harness.sql import query
 from ledger import checker
 from ledger.route_client import RouteClient, RouteError
@@ -80,6 +81,17 @@ def test_targets_may_be_registered_empty_before(rig):
     cell.check({})
     share = {s["id"]: s["share"] for s in rig.api.get(f"/api/v1/shards?keyspace={cell.name}").get("shards", [])}
     assert share[f"{cell.name}-a"] == 0 and abs(share[f"{cell.name}-b"] - 0.5) < 0.1, share
+
+
+def test_a_completed_job_gives_its_slot_up_before_it_needs_a_target(cell):
+    """Guards are folded on every shard, whenever each can be reached: the source keeps no WAL for that."""
+    cell.rig.lead_with(cell.rig.held("job_fold_before"))
+    cell.split()
+    cell.wait("completed")
+    slots = f"SELECT count(*) FROM pg_replication_slots WHERE starts_with(slot_name, 'shp_{cell.job_id}_')"
+    cell.rig.stack.wait_for("the slot to go", lambda: cell.sql("a", slots) == [(0,)], 20 * SLOW)
+    cell.rig.release()
+    cell.finalize()
 
 
 def test_the_same_idempotency_key_returns_the_same_job(cell):
