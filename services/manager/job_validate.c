@@ -24,17 +24,24 @@ typedef struct compare {
     size_t n_keys;           // count
 } compare_t;
 
+// Whether the follower's last word is of a point that stands. One that it was told to release, it may still speak of for a moment.
+static bool point_stands(const job_t *job)
+{
+    const sp_msg_task_update_t *u = &job->follow->last;
+    return u->snapshot.len && u->target_snapshots.n == job->rec->targets.n &&
+           !sp_str_eqz(u->lsn, job->compared_lsn);
+}
+
 static int make_point(job_t *job, compare_t *c, sp_error_t *err)
 {
     sp_msg_task_control_t control = {.verb = SP_TASK_VERB_VALIDATE_POINT, .has_verb = true};
     int64_t deadline = sp_clock_mono_ms() + POINT_WAIT_MS;
     int rc = job_task_control(job, job->follow, &control, err);
     while (rc == 0) {
-        const sp_msg_task_update_t *u = &job->follow->last;
         if (job_follow_lost(job))
             return sp_error_set(err, SP_E_UNAVAILABLE,
                                 "the follower was lost while it made the point of comparison");
-        if (u->snapshot.len && u->target_snapshots.n == job->rec->targets.n)
+        if (point_stands(job))
             break;
         if (sp_clock_until_ms(deadline) == 0)
             return sp_error_set(err, SP_E_DEADLINE_EXCEEDED,
@@ -105,8 +112,9 @@ static int done_verify(job_t *job, void *arg, size_t i, const sp_msg_task_update
     return 0;
 }
 
-static void release(job_t *job)
+static void release(job_t *job, const compare_t *c)
 {
+    snprintf(job->compared_lsn, sizeof job->compared_lsn, SP_STR_FMT, SP_STR_ARG(c->lsn));
     sp_msg_task_control_t control = {.verb = SP_TASK_VERB_VALIDATE_RELEASE, .has_verb = true};
     if (!job_follow_lost(job))
         job_task_control(job, job->follow, &control, NULL);
@@ -147,6 +155,7 @@ int job_validating(job_t *job, sp_error_t *err)
     job->progress.rows_validated = 0;
     if (rc == 0)
         rc = make_point(job, c, err);
+    bool made = rc == 0;
     if (rc == 0)
         rc = cut_parts(job, c, err);
     if (rc == 0) {
@@ -162,7 +171,9 @@ int job_validating(job_t *job, sp_error_t *err)
     }
     if (rc == SP_E_STALE_EPOCH)
         return rc;
-    release(job);
+    // A point that was waited for in vain may be there by now: the next try takes that one, so it is not to be released behind its back.
+    if (made)
+        release(job, c);
     if (rc == SP_E_UNAVAILABLE && job_follow_lost(job)) {
         sp_error_clear(err);
         return job_transition(job, SP_JOB_EV_BEHIND, NULL, err);

@@ -44,6 +44,7 @@ typedef struct job {
     job_task_t *holder;             // holds the exported snapshot, or NULL
     char snapshot[130];             // what the holder exported
     job_task_t *follow;             // the follower, or NULL
+    char compared_lsn[32];          // of the last point of comparison that was released
     int64_t unfollowed_ms;          // monotonic, since when followers have failed in a row, or 0
     sp_msg_job_progress_t progress; // now
     int64_t live_ms;                // monotonic, when job_live was last sent
