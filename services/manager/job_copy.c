@@ -178,8 +178,12 @@ static int new_snapshot(job_t *job, sp_error_t *err)
     sp_arena_destroy(&arena);
     if (!job->holder)
         return err->code;
-    while (rc == 0 && !job_task_final(job->holder) && !job->holder->last.snapshot.len)
-        rc = job_pump(job, 200, err);
+    int64_t checked = sp_clock_mono_ms();
+    while (rc == 0 && !job_task_final(job->holder) && !job->holder->last.snapshot.len) {
+        rc = job_watch_slot(job, &checked, err); // there may be no worker for long
+        if (rc == 0)
+            rc = job_pump(job, 200, err);
+    }
     if (rc == 0 && job_task_final(job->holder)) {
         rc = sp_error_set(err, SP_E_UNAVAILABLE, "no snapshot: %s", job->holder->err.text);
         job_task_end(job, &job->holder);

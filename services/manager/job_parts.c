@@ -9,6 +9,8 @@
 #include "services/manager/registration.h"
 #include "services/manager/sql/manager.h"
 
+enum { SLOT_CHECK_MS = 5000 };
+
 size_t job_tables_count(const job_t *job)
 {
     return job->rec->tables.n + job->rec->partitioned.n;
@@ -217,4 +219,16 @@ int job_check_slot(job_t *job, sp_error_t *err)
     if (rc != 0)
         err->retryable = false;
     return rc;
+}
+
+int job_watch_slot(job_t *job, int64_t *checked_ms, sp_error_t *err)
+{
+    if (sp_clock_mono_ms() - *checked_ms <= SLOT_CHECK_MS)
+        return 0;
+    *checked_ms = sp_clock_mono_ms();
+    int rc = job_check_slot(job, err);
+    if (rc == 0 || !err->retryable)
+        return rc;
+    sp_error_clear(err);
+    return 0;
 }

@@ -9,7 +9,7 @@
 #include "services/manager/job_work.h"
 #include "services/manager/sql/manager.h"
 
-enum { STOP_WAIT_MS = 3000, WINDOW = 32, TRIES = 30, SETTLE_MS = 2500, SLOT_CHECK_MS = 5000 };
+enum { STOP_WAIT_MS = 3000, WINDOW = 32, TRIES = 30, SETTLE_MS = 2500 };
 
 static sp_msg_job_target_t *copy_targets(job_t *job, sp_arena_t *arena)
 {
@@ -376,15 +376,8 @@ int job_batch_run(job_t *job, const job_batch_t *batch, sp_error_t *err)
     int rc = items ? 0 : sp_error_set(err, SP_E_OUT_OF_MEMORY, "tasks");
     while (rc == 0 && left > 0) {
         rc = batch_round(job, batch, items, &left, err);
-        if (rc == 0 && batch->keeps_wal && sp_clock_mono_ms() - checked > SLOT_CHECK_MS) {
-            checked = sp_clock_mono_ms();
-            rc = job_check_slot(job, err);
-            if (rc != 0 &&
-                err->retryable) { // the source does not answer: the tasks will say so themselves
-                rc = 0;
-                sp_error_clear(err);
-            }
-        }
+        if (rc == 0 && batch->keeps_wal)
+            rc = job_watch_slot(job, &checked, err);
         if (batch->lost && rc != SP_E_STALE_EPOCH && left > 0 && batch->lost(job)) {
             rc = sp_error_set(err, SP_E_UNAVAILABLE,
                               "%s: the worker that holds the snapshot or the stream was lost",

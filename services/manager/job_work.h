@@ -180,5 +180,7 @@ int job_empty_tables(job_t *job, sp_str_t target, const sp_msg_job_table_t *tabl
                      sp_error_t *err);
 // A watch over the source while WAL is kept: budget, slot lost, timeline.
 int job_check_slot(job_t *job, sp_error_t *err);
+// The same in a loop that keeps WAL, every SLOT_CHECK_MS. A source that does not answer is no error here: whoever needs it will say so.
+int job_watch_slot(job_t *job, int64_t *checked_ms, sp_error_t *err);
 
 #endif

@@ -5,6 +5,7 @@ from harness.rig import SLOW
 
 LOST_SECONDS = 30
 BUDGET = 16 << 20
+FILL = f"SELECT count(pg_logical_emit_message(false, 'ballast', repeat('x', 1 << 20))) FROM generate_series(1, {BUDGET * 3 // 2 >> 20})"
 
 
 def hold_in_deltasync(cell):
@@ -53,10 +54,7 @@ def test_a_job_that_keeps_too_much_wal_gives_up(cell):
         cell.split()
         hold_in_deltasync(cell)
 
-        def fill():
-            cell.sql("a", f"SELECT count(pg_logical_emit_message(false, 'ballast', repeat('x', 1 << 20))) FROM generate_series(1, {BUDGET * 3 // 2 >> 20})")
-
-        job = break_job(cell, fill)
+        job = break_job(cell, lambda: cell.sql("a", FILL))
         assert "budget" in job["error"]["message"] and str(BUDGET) in job["error"]["message"], job["error"]
         cell.wait_acked(20, "router")
         cell.wait_acked(10, "direct")
@@ -65,6 +63,38 @@ def test_a_job_that_keeps_too_much_wal_gives_up(cell):
         cell.rig.reconfigure("manager")
         cell.rig.lead_with("")
     split_to_the_end(cell)
+
+
+def test_a_job_that_waits_for_a_worker_keeps_to_its_budget(cell):
+    """The snapshot's holder is lost, and nobody is there to make another: the slot keeps WAL meanwhile, and not past the budget."""
+    cell.rig.reconfigure("manager", **{"manager.wal_budget_bytes": BUDGET})
+    cell.rig.set_failpoints("resharder", "copy_range_before_commit:sleep=2000")
+    cell.rig.lead_with(cell.rig.held("job_resnapshot_before"))
+
+    def held():
+        with open(cell.rig.stack.paths.join("log", "manager-1.log"), encoding="utf-8") as f:
+            return [line for line in f if "FAILPOINT" in line and "job_resnapshot_before" in line]
+
+    before = len(held())
+    try:
+        cell.remember()
+        cell.split()
+        cell.rig.stack.wait_for("the copy", lambda: cell.rig.api.job(cell.job_id).get("step") == "copy", 30 * SLOW)
+        for s in cell.rig.stack.of_kind("resharder"):
+            cell.rig.stack.pause(s.id)
+        # What looks at the slot while tasks run has ended by then.
+        cell.rig.stack.wait_for("the old snapshot to be given up", lambda: len(held()) > before, 60 * SLOW)
+        cell.sql("a", FILL)
+        cell.rig.release()
+        job = cell.wait("failed", LOST_SECONDS)
+        assert "budget" in job["error"]["message"], job["error"]
+        wake_workers(cell)
+        cell.no_residue()
+    finally:
+        wake_workers(cell)
+        cell.rig.set_failpoints("resharder", "")
+        cell.rig.reconfigure("manager")
+        cell.rig.lead_with("")
 
 
 def drop(cell, slot):
