@@ -128,14 +128,22 @@ static int step_close_targets(job_t *job, sp_error_t *err)
 
 // ---- replica identities
 
-static int read_identity(sp_pg_t *pg, job_t *job, sp_msg_job_table_t *t, bool *ret_index_valid,
-                         bool *ret_index_there, bool *ret_set, sp_error_t *err)
+typedef struct identity_state {
+    bool there;  // the temporary index is
+    bool valid;  // it is
+    bool set;    // it is the table's identity
+    bool former; // the index that was the identity before can be it again
+} identity_state_t;
+
+static int read_identity(sp_pg_t *pg, job_t *job, sp_msg_job_table_t *t, identity_state_t *ret,
+                         sp_error_t *err)
 {
     const char *params[] = {sp_arena_cstr(job->arena, t->schema),
                             sp_arena_cstr(job->arena, t->table),
-                            sp_arena_cstr(job->arena, t->identity_index)};
+                            sp_arena_cstr(job->arena, t->identity_index),
+                            sp_arena_cstr(job->arena, t->identity_before)};
     PGresult *r = NULL;
-    int rc = sp_pg_query(pg, SP_SQL_IDENTITY_STATE, 3, params, &r, err);
+    int rc = sp_pg_query(pg, SP_SQL_IDENTITY_STATE, 4, params, &r, err);
     if (rc != 0)
         return rc;
     if (PQntuples(r) != 1) {
@@ -144,9 +152,10 @@ static int read_identity(sp_pg_t *pg, job_t *job, sp_msg_job_table_t *t, bool *r
     }
     if (!t->identity_before.len)
         t->identity_before = sp_str(sp_arena_strz(job->arena, PQgetvalue(r, 0, 0)));
-    *ret_index_there = PQgetvalue(r, 0, 1)[0] == 't';
-    *ret_index_valid = PQgetvalue(r, 0, 2)[0] == 't';
-    *ret_set = PQgetvalue(r, 0, 3)[0] == 't';
+    *ret = (identity_state_t){.there = PQgetvalue(r, 0, 1)[0] == 't',
+                              .valid = PQgetvalue(r, 0, 2)[0] == 't',
+                              .set = PQgetvalue(r, 0, 3)[0] == 't',
+                              .former = PQgetvalue(r, 0, 4)[0] == 't'};
     PQclear(r);
     return 0;
 }
@@ -167,25 +176,25 @@ static int make_identity(job_t *job, sp_msg_job_table_t *t, sp_error_t *err)
 {
     sp_str_t source = job->rec->source_shard_id;
     sp_pg_t *pg = NULL;
-    bool valid = false, there = false, set = false;
+    identity_state_t is = {0};
     int rc = env_pg(&job->env, source, ENV_ADMIN, &pg, err);
     if (rc == 0)
-        rc = read_identity(pg, job, t, &valid, &there, &set, err);
+        rc = read_identity(pg, job, t, &is, err);
     if (rc == 0)
         rc = job_object(job, "identity", source, t->identity_index,
                         err); // saves identity_before too
     if (rc == 0)
         rc = job_save(job, err);
-    if (rc != 0 || set)
+    if (rc != 0 || is.set)
         return rc;
     const char *index = sp_pg_qualified(job->arena, t->schema, t->identity_index),
                *table = sp_pg_qualified(job->arena, t->schema, t->table);
     // Building it waits for every older snapshot in the database, as long as that lives.
     sp_pg_set_timeout(pg, -1);
     job_heed_cancel(job, true);
-    if (there && !valid)
+    if (is.there && !is.valid)
         rc = sp_pg_execf(pg, err, "DROP INDEX CONCURRENTLY IF EXISTS %s", index);
-    if (rc == 0 && !valid)
+    if (rc == 0 && !is.valid)
         rc = sp_pg_execf(pg, err, "CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)",
                          sp_pg_ident(job->arena, t->identity_index), table, index_columns(job, t));
     job_heed_cancel(job, false);
@@ -204,6 +213,23 @@ static int step_identities(job_t *job, sp_error_t *err)
     return rc;
 }
 
+// As ALTER TABLE wants it. An index that went away meanwhile would have left nothing as well. (One that goes between look and ALTER fails
+// this try; the next one sees it.)
+static const char *former_identity(job_t *job, const sp_msg_job_table_t *t,
+                                   const identity_state_t *is, const char *table)
+{
+    const char *before = sp_arena_cstr(job->arena, t->identity_before);
+    if (strncmp(before, "i:", 2) == 0 && is->former)
+        return sp_arena_printf(job->arena, "USING INDEX %s",
+                               sp_pg_ident(job->arena, sp_str(before + 2)));
+    if (strncmp(before, "i:", 2) == 0) {
+        sp_log(SP_LOG_WARN, "JOB-IDENTITY-GONE", "job", job->id, "table", table, "index",
+               before + 2, NULL);
+        return "NOTHING";
+    }
+    return strcmp(before, "n") == 0 ? "NOTHING" : strcmp(before, "f") == 0 ? "FULL" : "DEFAULT";
+}
+
 int job_restore_identities(job_t *job, sp_error_t *err)
 {
     sp_str_t source = job->rec->source_shard_id;
@@ -213,10 +239,10 @@ int job_restore_identities(job_t *job, sp_error_t *err)
         if (!t->identity_index.len || !job_has_object(job, "identity", source, t->identity_index))
             continue;
         sp_pg_t *pg = NULL;
-        bool valid = false, there = false, set = false;
+        identity_state_t is = {0};
         rc = env_pg(&job->env, source, ENV_ADMIN, &pg, err);
         if (rc == 0)
-            rc = read_identity(pg, job, t, &valid, &there, &set, err);
+            rc = read_identity(pg, job, t, &is, err);
         if (rc == SP_E_SCHEMA_CHANGED) { // a table that was dropped needs no identity
             rc = 0;
             sp_error_clear(err);
@@ -225,19 +251,12 @@ int job_restore_identities(job_t *job, sp_error_t *err)
         if (rc != 0)
             return rc;
         const char *table = sp_pg_qualified(job->arena, t->schema, t->table);
-        const char *before = sp_arena_cstr(job->arena, t->identity_before);
-        const char *to = strcmp(before, "n") == 0   ? "NOTHING"
-                         : strcmp(before, "f") == 0 ? "FULL"
-                         : strncmp(before, "i:", 2) == 0
-                             ? sp_arena_printf(job->arena, "USING INDEX %s",
-                                               sp_pg_ident(job->arena, sp_str(before + 2)))
-                             : "DEFAULT";
-        if (set)
+        if (is.set)
             rc = with_short_locks(job, source,
                                   sp_arena_printf(job->arena, "ALTER TABLE %s REPLICA IDENTITY %s",
-                                                  table, to),
+                                                  table, former_identity(job, t, &is, table)),
                                   err);
-        if (rc == 0 && there)
+        if (rc == 0 && is.there)
             rc = with_short_locks(job, source,
                                   sp_arena_printf(job->arena, "DROP INDEX IF EXISTS %s",
                                                   sp_pg_qualified(job->arena, t->schema,

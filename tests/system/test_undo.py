@@ -142,6 +142,28 @@ def test_an_undo_drops_the_slot_while_a_target_is_away(cell):
     cell.no_residue()
 
 
+def test_an_undo_goes_on_where_the_index_of_an_identity_is_gone(cell):
+    """It cannot be set again; the table is left as PostgreSQL leaves one whose identity's index is dropped: without."""
+    for table in ("orders", "order_items"):
+        cell.sql("a", f"CREATE UNIQUE INDEX {table}_own ON {table} (id, note)", role="owner")
+        cell.sql("a", f"ALTER TABLE {table} REPLICA IDENTITY USING INDEX {table}_own", role="owner")
+    hold(cell.rig, "deltasync")
+    cell.remember()
+    cell.split()
+    reach(cell, "deltasync")
+    identity = "SELECT relreplident::text, EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisreplident) FROM pg_class c WHERE oid = '{}'::regclass"
+    assert cell.sql("a", "SELECT count(*) FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid "
+                         f"WHERE i.indisreplident AND starts_with(x.relname, 'shp_{cell.job_id}_ri_')") == [(2,)]
+    cell.sql("a", "DROP INDEX orders_own", role="owner")
+    cancel(cell)
+    cell.rig.release()
+    cell.wait("cancelled", 40)
+    assert cell.sql("a", identity.format("orders")) == [("n", False)]
+    assert cell.sql("a", identity.format("order_items")) == [("i", True)]
+    cell.no_residue("bc")
+    cell.no_residue("a", unchanged=False)
+
+
 def test_a_cancel_ends_a_statement_that_waits(cell):
     """An index is built CONCURRENTLY for the job's time: it waits for every older snapshot, and the cancel must not."""
     cell.remember()

@@ -66,12 +66,20 @@ SELECT count(pg_terminate_backend(pid, 2000))::text FROM pg_stat_activity
    AND starts_with(application_name, 'shardplane/' || $1 || '/' || $2)
 
 -- name: identity_state
--- $1 schema, $2 table, $3 index: the table's identity as d, n, f or i:<index>; whether the index is there; is valid; is the identity.
+-- $1 schema, $2 table, $3 index, $4 other identity: the table's identity as d, n, f or i:<index>, where one that has lost its index is n;
+-- whether the index is there; is valid; is the identity; whether $4, as i:<index>, names an index of the table that can be its identity.
 SELECT CASE WHEN c.relreplident = 'i'
-            THEN 'i:' || (SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisreplident)
+            THEN COALESCE('i:' || (SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                                    WHERE i.indrelid = c.oid AND i.indisreplident), 'n')
             ELSE c.relreplident::text END,
        (t.indexrelid IS NOT NULL)::text, COALESCE(t.indisvalid, false)::text,
-       COALESCE(t.indisvalid AND t.indisreplident AND c.relreplident = 'i', false)::text
+       COALESCE(t.indisvalid AND t.indisreplident AND c.relreplident = 'i', false)::text,
+       EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                WHERE i.indrelid = c.oid AND 'i:' || x.relname = $4 AND i.indisunique AND i.indimmediate AND i.indisvalid
+                  AND i.indpred IS NULL AND i.indexprs IS NULL
+                  AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = x.oid AND a.attnum <= i.indnkeyatts
+                                     AND NOT (SELECT b.attnotnull FROM pg_attribute b
+                                               WHERE b.attrelid = c.oid AND b.attnum = i.indkey[a.attnum - 1])))::text
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
        LEFT JOIN (SELECT i.* FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE x.relname = $3) t ON t.indrelid = c.oid
  WHERE n.nspname = $1 AND c.relname = $2
