@@ -28,6 +28,41 @@ typedef struct split {
 
 // ---- the request
 
+// Nothing where the request does not say it.
+static int hash_dsn(sp_buf_t *text, const char *what, sp_str_t endpoint, sp_arena_t *arena,
+                    sp_error_t *err)
+{
+    sp_dsn_t dsn;
+    if (!endpoint.len)
+        return 0;
+    int rc = sp_dsn_parse(endpoint, arena, &dsn, err);
+    if (rc != 0)
+        return sp_error_prefix(err, "%s", what);
+    sp_buf_printf(text, " %s %s", what, sp_dsn_redact(&dsn, arena));
+    return 0;
+}
+
+static int hash_fresh(sp_buf_t *text, const sp_value_t *value, sp_arena_t *arena, sp_error_t *err)
+{
+    sp_msg_shard_create_t create;
+    sp_dsn_t dsn;
+    int rc = sp_wire_decode_value(&sp_schema_shard_create, value, arena, &create, err);
+    if (rc == 0)
+        rc = sp_dsn_parse(create.primary_endpoint, arena, &dsn, err);
+    if (rc != 0)
+        return rc;
+    sp_buf_printf(text, SP_STR_FMT " %lld %s", SP_STR_ARG(create.name),
+                  (long long)create.vnode_count, sp_dsn_redact(&dsn, arena));
+    if (sp_value_get(value, "keyspace"))
+        sp_buf_printf(text, " keyspace " SP_STR_FMT, SP_STR_ARG(create.keyspace));
+    rc = hash_dsn(text, "admin_endpoint", create.admin_endpoint, arena, err);
+    if (rc == 0)
+        rc = hash_dsn(text, "apply_endpoint", create.apply_endpoint, arena, err);
+    for (size_t i = 0; rc == 0 && i < create.replicas.n; i++)
+        rc = hash_dsn(text, "replicas", create.replicas.items[i], arena, err);
+    return rc;
+}
+
 static int hash_request(const sp_msg_reshard_split_t *m, sp_arena_t *arena, char out[33],
                         sp_error_t *err)
 {
@@ -37,18 +72,10 @@ static int hash_request(const sp_msg_reshard_split_t *m, sp_arena_t *arena, char
     for (size_t i = 0; rc == 0 && i < m->target_shards.n; i++) {
         const sp_value_t *v = &m->target_shards.items[i];
         sp_buf_addz(&text, "\n");
-        if (v->kind == SP_VALUE_STRING) {
+        if (v->kind == SP_VALUE_STRING)
             sp_buf_adds(&text, v->u.s);
-            continue;
-        }
-        sp_msg_shard_create_t create;
-        sp_dsn_t dsn;
-        rc = sp_wire_decode_value(&sp_schema_shard_create, v, arena, &create, err);
-        if (rc == 0)
-            rc = sp_dsn_parse(create.primary_endpoint, arena, &dsn, err);
-        if (rc == 0)
-            sp_buf_printf(&text, SP_STR_FMT " %lld %s", SP_STR_ARG(create.name),
-                          (long long)create.vnode_count, sp_dsn_redact(&dsn, arena));
+        else
+            rc = hash_fresh(&text, v, arena, err);
     }
     if (m->has_max_bytes_per_s)
         sp_buf_printf(&text, "\nmax_bytes_per_s %lld", (long long)m->max_bytes_per_s);

@@ -100,6 +100,12 @@ def test_the_same_idempotency_key_returns_the_same_job(cell):
     with pytest.raises(ApiError) as other:
         cell.split(targets=("b",), key="split-once")
     assert other.value.code == "idempotency_mismatch"
+    changed = ({"admin_endpoint": cell.dsn("b", "superuser")}, {"apply_endpoint": cell.dsn("c", "apply")},
+               {"replicas": [cell.dsn("a", "primary")]}, {"keyspace": "another"})
+    for change in changed:
+        with pytest.raises(ApiError) as other:
+            cell.rig.api.split(f"{cell.name}-a", [{**cell.body("b"), **change}, cell.body("c")], key="split-once")
+        assert other.value.code == "idempotency_mismatch", change
     with pytest.raises(ApiError) as busy:
         cell.split()
     assert busy.value.status == 409
