@@ -225,9 +225,16 @@ static size_t find_suspects(verify_t *self, size_t target, int64_t from, int64_t
     }
 }
 
-static int list_rows(verify_t *self, size_t target, int64_t from, int64_t to, sp_error_t *err)
+static void report_range(verify_t *self, size_t target, int64_t from, int64_t to)
 {
     char text[TEXT_MAX];
+    snprintf(text, sizeof text, "%s: rows with key hashes %" PRId64 " to %" PRId64 " differ on %s",
+             self->sql.name, from, to, self->sides[target + 1].shard->shard_id);
+    report(self, text);
+}
+
+static int list_rows(verify_t *self, size_t target, int64_t from, int64_t to, sp_error_t *err)
+{
     size_t before = self->n_found;
     const char *sql = verify_rows(self->task->arena, &self->sql, from, to, LIST_ROWS + 1);
     // In a piece of others, whatever the target has is too much.
@@ -239,12 +246,8 @@ static int list_rows(verify_t *self, size_t target, int64_t from, int64_t to, sp
         return rc;
     // Hashes of this target's piece only: a range never reaches over its border.
     compare_rows(self, target);
-    if (self->n_found == before) {
-        snprintf(text, sizeof text,
-                 "%s: rows with key hashes %" PRId64 " to %" PRId64 " differ on %s", self->sql.name,
-                 from, to, self->sides[target + 1].shard->shard_id);
-        report(self, text);
-    }
+    if (self->n_found == before)
+        report_range(self, target, from, to);
     return 0;
 }
 
@@ -266,14 +269,21 @@ static int compare_range(verify_t *self, size_t target, int64_t from, int64_t to
     if (rows <= LIST_ROWS || shift < NARROWER)
         return list_rows(self, target, from, to, err);
     shift -= NARROWER;
-    for (size_t i = 0; i < self->n; i++)
-        self->sides[i].sql =
-            i == 0 || i == target + 1
-                ? verify_groups(self->task->arena, &self->sql, from, to, shift, i == 0)
-                : NULL;
+    for (size_t i = 0; i < self->n; i++) {
+        bool asked = i == 0 || i == target + 1;
+        const char *sql =
+            asked ? verify_groups(self->task->arena, &self->sql, from, to, shift, i == 0) : NULL;
+        if (asked && sql == NULL)
+            return no_memory(err);
+        self->sides[i].sql = sql;
+    }
     int rc = ask_all(self, err);
-    size_t n = rc == 0 ? find_suspects(self, target, from, to, shift, suspects, GROUPS_MAX) : 0;
-    return rc == 0 ? narrow(self, target, suspects, n, shift, err) : rc;
+    if (rc != 0)
+        return rc;
+    size_t n = find_suspects(self, target, from, to, shift, suspects, GROUPS_MAX);
+    if (n == 0) // under the same snapshots the parts cannot agree where the whole does not
+        report_range(self, target, from, to);
+    return narrow(self, target, suspects, n, shift, err);
 }
 
 // ---- the whole
