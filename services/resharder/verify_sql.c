@@ -8,12 +8,15 @@
 #include "services/resharder/sql/verify.h"
 
 enum {
-    BITS = 62,    // of a null bitmap that one bigint holds
+    BITS = 31,    // of a null bitmap: what a bigint holds and its hash does not fold
     NESTED = 200, // columns whose hashes are each other's seeds; PostgreSQL's parser has a limit
 };
 
 // The built-in types named here are those whose hash function tells apart whatever prints differently, and costs less than printing. All others are hashed as text:
-// equal floats and jsonb can print differently (numerics too, but only by their scale, which is hashed with them).
+// equal floats and jsonb can print differently, a numeric's sign is not in its hash, and a timestamp's hash is that of 64 bits.
+//
+// That one folds the halves into 32 bits, whatever the seed: 0 and 4294967297 have one hash. Where the upper halves are equal it tells the lower ones
+// apart, so an int8 is hashed twice, the upper half by itself.
 //
 // Wraps the expression in `out` as the seed of the next column's hash. One occurrence of the seed only, or the text would double with each
 // column; so a NULL is hashed as an empty value, and the bitmap in the first seed tells the two apart.
@@ -34,30 +37,12 @@ static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64
         function = "uuid_hash_extended", value = "%s::uuid",
         empty = "'00000000-0000-0000-0000-000000000000'::uuid";
         break;
-    case SP_OID_TIMESTAMP:
-    case SP_OID_TIMESTAMPTZ: // the session's zone is UTC, so no two instants fall together
-        function = "timestamp_hash_extended", value = "%s::timestamp",
-        empty = "'2000-01-01'::timestamp";
-        break;
     case SP_OID_BYTEA: // as text it would double, past 1 GB
         function = "hashtextextended", value = "md5(%s::bytea)", empty = "''";
         break;
-    default:
+    default: // the session's settings are the same on all shards
         function = "hashtextextended", value = "%s::text COLLATE \"C\"", empty = "''";
     }
-    // The columns come last to first: the head opens, the tail closes.
-    if (type == SP_OID_NUMERIC) {
-        // NaN and the infinities have no scale, and one hash.
-        sp_buf_printf(head,
-                      "hash_numeric_extended(coalesce(%s::numeric, 0), "
-                      "hashint4extended(coalesce(scale(%s::numeric), "
-                      "CASE %s::numeric WHEN 'NaN' THEN -2 WHEN 'Infinity' THEN -3 WHEN "
-                      "'-Infinity' THEN -4 ELSE -1 END), ",
-                      column, column, column);
-        sp_buf_addz(tail, "))");
-        return;
-    }
-    sp_buf_printf(head, "%s(", function);
     sp_buf_t part = SP_BUF_INIT;
     sp_buf_addz(&part, nullable ? "coalesce(" : "");
     const char *hole = strstr(value, "%s");
@@ -66,8 +51,12 @@ static void add_column(sp_buf_t *head, sp_buf_t *tail, const char *column, int64
     sp_buf_addz(&part, hole + 2);
     if (nullable)
         sp_buf_printf(&part, ", %s)", empty);
-    sp_buf_addz(&part, ", ");
-    sp_buf_adds(head, (sp_str_t){part.data, part.len});
+    // The columns come last to first: the head opens, the tail closes.
+    if (type == SP_OID_INT8) {
+        sp_buf_printf(head, "hashint8extended(%s >> 32, ", sp_buf_cstr(&part));
+        sp_buf_addc(tail, ')');
+    }
+    sp_buf_printf(head, "%s(%s, ", function, sp_buf_cstr(&part));
     head->failed = head->failed || part.failed;
     sp_buf_free(&part);
     sp_buf_addc(tail, ')');

@@ -216,6 +216,8 @@ CORRUPTIONS = {
     "duplicate": ("INSERT INTO orders SELECT * FROM orders WHERE id = (SELECT min(id) FROM orders)", ["more than once"]),
     "swapped": ("UPDATE orders o SET total = x.total FROM (SELECT a.id, b.total FROM (SELECT min(id) AS i, max(id) AS j FROM orders) m, orders a, orders b "
                 "WHERE (a.id = m.i AND b.id = m.j) OR (a.id = m.j AND b.id = m.i)) x WHERE o.id = x.id", ["differs", "differs"]),
+    "minus": ("UPDATE orders SET total = -total WHERE id = (SELECT min(id) FROM orders)", ["differs"]),
+    "both halves of a timestamp": ("UPDATE orders SET placed = placed + interval '4294.967297 s' WHERE id = (SELECT min(id) FROM orders)", ["differs"]),
     "misplaced": ("INSERT INTO orders (id, customer_id) SELECT 1000001, i FROM generate_series(1, 100) i WHERE hashtextextended(i::text, 0) >= 0 LIMIT 1",
                   ["not on the source"]),
 }
@@ -223,7 +225,7 @@ CORRUPTIONS = {
 
 @pytest.fixture
 def copied(shop):
-    shop.rig.sql(0, "DELETE FROM orders WHERE id > 6000")
+    shop.rig.sql(0, "DELETE FROM orders WHERE id > 6000; UPDATE orders SET placed = '2000-01-01 00:00+00' WHERE id < 100")
     shop.schema()
     task, update = shop.snapshot()
     shop.copy(update["snapshot"], shop.tables[1])
@@ -264,18 +266,20 @@ def test_verify_lists_a_part_of_a_large_key(copied):
 
 
 def test_verify_wide_rows(shop):
-    """As many columns as PostgreSQL has, of the type whose hash takes the longest words."""
-    columns = ", ".join(f"c{i} numeric" for i in range(1590))
-    shop.rig.sql(0, f"CREATE TABLE wide (id bigint PRIMARY KEY, {columns}); INSERT INTO wide (id, c7, c1589) SELECT i, i, i FROM generate_series(1, 50) i",
+    """As many columns as PostgreSQL has, of the type whose hash takes the longest words. PostgreSQL's own hash of it has 32 bits inside."""
+    columns = ", ".join(f"c{i} bigint" for i in range(1590))
+    shop.rig.sql(0, f"CREATE TABLE wide (id bigint PRIMARY KEY, {columns}); "
+                    "INSERT INTO wide (id, c7, c8, c33, c1589) SELECT i, i, -1, 0, i FROM generate_series(1, 50) i",
                  role="owner_endpoint")
     shop.tables.append(shop.rig.table("public", "wide", "id"))
     shop.schema()
     task, update = shop.snapshot()
     shop.copy(update["snapshot"], shop.tables[-1])
     assert shop.verify(shop.tables[-1]).get("mismatches", []) == []
-    shop.rig.sql(1, "SET session_replication_role = replica; UPDATE wide SET c1589 = NULL WHERE id = (SELECT min(id) FROM wide)", role="apply_endpoint")
-    shop.rig.sql(1, "SET session_replication_role = replica; UPDATE wide SET c7 = c7 + 0.0 WHERE id = (SELECT max(id) FROM wide)", role="apply_endpoint")
-    assert ["differs" in m for m in shop.verify(shop.tables[-1])["mismatches"]] == [True, True]
+    for i, change in enumerate(("c1589 = NULL", "c7 = c7 # 4294967297", "c8 = 4294967295", "c1 = 0, c33 = NULL")):
+        shop.rig.sql(1, f"SET session_replication_role = replica; UPDATE wide SET {change} WHERE id = (SELECT id FROM wide ORDER BY id LIMIT 1 OFFSET {i})",
+                     role="apply_endpoint")
+    assert ["differs" in m for m in shop.verify(shop.tables[-1])["mismatches"]] == [True] * 4
 
 
 @pytest.mark.parametrize("point", ["copy_range_before_commit", "copy_range_between_targets", "copy_range_after_commit"])
