@@ -1,5 +1,6 @@
-// A table's definition as one hash: columns, types, collations, defaults, generated and identity, constraints, indexes, replica identity
-// left out, Shardplane's own triggers and temporary indexes (shp_*) left out. Prepare records it; the seal compares it.
+// A table's definition as one hash: columns, types (labels of enums, constraints of domains), collations, defaults, generated and identity, constraints,
+// indexes, policies, privileges, replica identity left out, Shardplane's own triggers and temporary indexes (shp_*) left out. Prepare records it; the seal
+// compares it. Roles are in it by name, and partitions by oid: only a server's own fingerprints can be compared.
 #ifndef SP_OWNER_FINGERPRINT_H
 #define SP_OWNER_FINGERPRINT_H
 

@@ -1069,6 +1069,44 @@ static void partitions_are_in_the_fingerprint(void **state)
     assert_string_not_equal(before, after);
 }
 
+// Whoever may do what, and what a type or a policy lets in, is part of the definition.
+static void types_policies_and_privileges_are_in_the_fingerprint(void **state)
+{
+    (void)state;
+    sp_error_t err = {0};
+    sp_str_t schema = SP_STR("public"), table = SP_STR("typed");
+    ok(owner, "CREATE TYPE mood AS ENUM ('sad', 'ok');"
+              "CREATE TYPE size AS ENUM ('small');"
+              "CREATE DOMAIN few AS integer CHECK (VALUE < 9);"
+              "CREATE DOMAIN sizes AS size[];"
+              "CREATE TABLE typed (k bigint PRIMARY KEY, m mood, n few, s sizes);"
+              "CREATE POLICY small ON typed USING (k > 0) WITH CHECK (k > 0)");
+    static const char *const changes[] = {"ALTER POLICY small ON typed WITH CHECK (k > 1)",
+                                          "ALTER POLICY small ON typed TO shop_app",
+                                          "DROP POLICY small ON typed; CREATE POLICY small ON "
+                                          "typed FOR UPDATE TO shop_app "
+                                          "USING (k > 0) WITH CHECK (k > 1)",
+                                          "DROP POLICY small ON typed; CREATE POLICY small ON "
+                                          "typed AS RESTRICTIVE FOR UPDATE TO "
+                                          "shop_app USING (k > 0) WITH CHECK (k > 1)",
+                                          "ALTER TYPE mood ADD VALUE 'glad'",
+                                          "ALTER TYPE mood RENAME VALUE 'ok' TO 'so'",
+                                          "ALTER TYPE size ADD VALUE 'tiny' BEFORE 'small'",
+                                          "ALTER DOMAIN few ADD CHECK (VALUE > 1)",
+                                          "ALTER DOMAIN few SET DEFAULT 2",
+                                          "ALTER DOMAIN sizes ADD CHECK (cardinality(VALUE) > 0)",
+                                          "REVOKE SELECT ON typed FROM shop_app",
+                                          "GRANT SELECT (m) ON typed TO shop_app"};
+    const char *before = NULL, *after = NULL;
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        done(sp_owner_fingerprint(ddl, schema, table, arena, &before, &err), &err);
+        ok(owner, changes[i]);
+        done(sp_owner_fingerprint(ddl, schema, table, arena, &after, &err), &err);
+        if (strcmp(before, after) == 0)
+            fail_msg("not noticed: %s", changes[i]);
+    }
+}
+
 static void requests_is_guarded(void **state)
 {
     (void)state;
@@ -1183,6 +1221,7 @@ int main(void)
                                        T(children_are_in_the_digest),
                                        T(partitions_are_in_the_digest),
                                        T(partitions_are_in_the_fingerprint),
+                                       T(types_policies_and_privileges_are_in_the_fingerprint),
                                        T(requests_is_guarded),
                                        T(bad_arguments),
                                        T(terminate),
