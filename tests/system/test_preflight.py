@@ -57,6 +57,16 @@ def test_everything_wrong_is_listed_at_once(cell):
         cell.sql("a", "SELECT pg_drop_replication_slot('somebody_elses')")
 
 
+def test_a_primary_key_needs_an_operator_of_postgresql(cell):
+    """The stream's rows are found by =, which is PostgreSQL's own for whoever trusts no other schema: an extension's types have none."""
+    cell.sql("a", "CREATE EXTENSION citext; CREATE DOMAIN code AS citext; CREATE DOMAIN note AS text; CREATE TYPE mood AS ENUM ('sad'); "
+                  "ALTER TABLE order_items DROP CONSTRAINT order_items_pkey, ADD c code DEFAULT 'c', ADD n note DEFAULT 'n', ADD m mood DEFAULT 'sad', "
+                  "ADD a citext[] DEFAULT '{}', ADD PRIMARY KEY (id, m, n, c, a)")
+    plan = cell.rig.api.split(f"{cell.name}-a", [cell.body("b")], dry_run=True)
+    found = [f for f in plan["findings"] if f["check"] == "primary_key_type"]
+    assert [(f["severity"], f["object"]) for f in found] == [("error", "public.order_items")] and "column c has type" in found[0]["message"], plan
+
+
 def test_prepared_and_long_transactions_are_named(cell):
     """Only a warning while they are young: the slot waits for them, bounded."""
     connection = psycopg2.connect(cell.dsn("a", "primary"))

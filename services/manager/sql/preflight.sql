@@ -167,6 +167,13 @@ UNION ALL
 SELECT 'deferrable_primary_key', 'error', q, 'the primary key is deferrable, so it cannot identify rows in the stream', 'make it NOT DEFERRABLE'
   FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisprimary WHERE NOT i.indimmediate
 UNION ALL
+-- by the classes of the index: a domain has its base type's, an enum or an array of any type PostgreSQL's
+SELECT 'primary_key_type', 'error', q, format('primary key column %I has type %s, whose operator = is not in pg_catalog: the stream could not find rows by it', a.attname, format_type(a.atttypid, NULL)),
+       'use a type of PostgreSQL''s own, such as text or bigint, for the columns of the primary key'
+  FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisprimary CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) AS k(attnum, class)
+       JOIN pg_opclass c ON c.oid = k.class JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype AND m.amopstrategy = 3
+       JOIN pg_operator o ON o.oid = m.amopopr AND o.oprnamespace <> 'pg_catalog'::regnamespace JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.attnum
+UNION ALL
 SELECT 'row_security', 'error', q, 'row level security is on, and the apply role does not bypass it: a copy would silently miss rows', 'ALTER ROLE <apply role> BYPASSRLS, or switch row security off'
   FROM f, every WHERE relrowsecurity AND NOT (f.f->>'rls_ok')::bool
 UNION ALL
