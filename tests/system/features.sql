@@ -32,12 +32,13 @@ ALTER TABLE accounts ADD COLUMN late text DEFAULT 'added later';
 CREATE INDEX accounts_lower ON accounts (lower(name)) WHERE state <> 'sad';
 CREATE UNIQUE INDEX accounts_serial ON accounts (serial_no, id);
 
--- The key is not in the primary key.
+-- The key is not in the primary key, whose index carries a column that is none of it and may be NULL.
 CREATE TABLE orders (
-    id bigserial PRIMARY KEY,
+    id bigserial,
     customer_id bigint NOT NULL,
     total numeric(10, 2) NOT NULL DEFAULT 0,
     note text,
+    PRIMARY KEY (id) INCLUDE (note),
     CONSTRAINT orders_customer FOREIGN KEY (customer_id) REFERENCES accounts (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
     CONSTRAINT total_sane CHECK (total >= 0)
 );

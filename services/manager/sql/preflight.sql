@@ -196,7 +196,7 @@ UNION ALL
 SELECT 'unique_per_shard', 'warning', every.q, format('unique index %s does not hold the key column: from now on it is unique in each shard only', i.indexrelid::regclass), 'add the key column, or make the values unique by other means'
   FROM every JOIN pg_index i ON i.indrelid = every.oid AND i.indisunique AND NOT i.indisprimary JOIN pg_class x ON x.oid = i.indexrelid
  WHERE x.relname NOT LIKE 'shp\_%' AND NOT x.relispartition
-   AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = every.oid AND a.attname = every.k AND a.attnum = ANY (i.indkey::int2[]))
+   AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = every.oid AND a.attname = every.k AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
 
 -- name: preflight_column_types
 -- source; $1 tables, $2 {}. Types that carry OIDs, also inside arrays, domains, composites and ranges.
@@ -299,8 +299,8 @@ WITH t AS (SELECT ln.nspname AS s, l.relname AS t, x.k, x.n, p.level, l.oid, l.r
         CROSS JOIN LATERAL (SELECT c.oid, 0 AS level UNION SELECT relid, level FROM pg_partition_tree(c.oid)) p(oid, level)
         JOIN pg_class l ON l.oid = p.oid JOIN pg_namespace ln ON ln.oid = l.relnamespace
        WHERE x.m = 'sharded' AND c.relkind IN ('r', 'p') AND l.relkind IN ('r', 'p') AND $2::jsonb IS NOT NULL),
-pk AS (SELECT t.oid, i.indkey::int2[] AS cols FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisprimary),
-ri AS (SELECT t.oid, i.indkey::int2[] AS cols, ic.relname FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisreplident JOIN pg_class ic ON ic.oid = i.indexrelid),
+pk AS (SELECT t.oid, (i.indkey::int2[])[0:i.indnkeyatts - 1] AS cols FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisprimary),
+ri AS (SELECT t.oid, (i.indkey::int2[])[0:i.indnkeyatts - 1] AS cols, ic.relname FROM t JOIN pg_index i ON i.indrelid = t.oid AND i.indisreplident JOIN pg_class ic ON ic.oid = i.indexrelid),
 key AS (SELECT t.oid, a.attnum FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = t.k)
 SELECT t.s, t.t, t.k, t.oid, pg_relation_filenode(t.oid), pg_relation_size(t.oid) / current_setting('block_size')::int, (CASE WHEN t.reltuples >= 0 THEN t.reltuples
              -- Never analyzed: as the planner guesses, from the columns' widths (32 bytes where they vary) and 28 bytes a row.
