@@ -367,20 +367,21 @@ def test_a_router_that_stops_ends_what_it_has_begun(things):
 
     def write(key):
         c = RouteClient(things.rig.router_endpoints[:1], things.name)
-        told.append(c.execute(key, [(INSERT, [key]), ("SELECT pg_sleep(1)", [])])[1])
+        # With an idempotency key on a connection of its own: both are seen to sleep.
+        told.append(c.execute(key, [(INSERT, [key]), ("SELECT pg_sleep(1)", [])], idempotency_key="own" if key == 2 else None)[1])
         c.close()
 
     def refuses():
-        try:
-            return not things.client.execute(9, [("SELECT 1", [])])
+        try:  # one that comes before the router has seen its signal must not wait behind the sleepers
+            return not things.client.execute(9, [("SELECT 1", [])], timeout_ms=100)
         except RouteError as e:
             return e.code == "unavailable" and "stopping" in str(e)
 
     writers = [threading.Thread(target=write, args=(key,)) for key in (1, 2)]
     for w in writers:
         w.start()
-    things.rig.stack.wait_for("a statement", lambda: things.sql(
-        "a", "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"), 10 * SLOW)
+    things.rig.stack.wait_for("both statements", lambda: things.sql(
+        "a", "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'") == [(2,)], 10 * SLOW)
     os.kill(things.rig.stack.service("router-1").pidfile.pid(), signal.SIGTERM)
     things.rig.stack.wait_for("a refusal", refuses, 2 * SLOW)
     for w in writers:
