@@ -1083,12 +1083,12 @@ static void types_policies_and_privileges_are_in_the_fingerprint(void **state)
               "CREATE POLICY small ON typed USING (k > 0) WITH CHECK (k > 0)");
     static const char *const changes[] = {"ALTER POLICY small ON typed WITH CHECK (k > 1)",
                                           "ALTER POLICY small ON typed TO shop_app",
-                                          "DROP POLICY small ON typed; CREATE POLICY small ON "
-                                          "typed FOR UPDATE TO shop_app "
-                                          "USING (k > 0) WITH CHECK (k > 1)",
-                                          "DROP POLICY small ON typed; CREATE POLICY small ON "
-                                          "typed AS RESTRICTIVE FOR UPDATE TO "
-                                          "shop_app USING (k > 0) WITH CHECK (k > 1)",
+                                          ("DROP POLICY small ON typed; CREATE POLICY small ON "
+                                           "typed FOR UPDATE TO shop_app "
+                                           "USING (k > 0) WITH CHECK (k > 1)"),
+                                          ("DROP POLICY small ON typed; CREATE POLICY small ON "
+                                           "typed AS RESTRICTIVE FOR UPDATE TO "
+                                           "shop_app USING (k > 0) WITH CHECK (k > 1)"),
                                           "ALTER TYPE mood ADD VALUE 'glad'",
                                           "ALTER TYPE mood RENAME VALUE 'ok' TO 'so'",
                                           "ALTER TYPE size ADD VALUE 'tiny' BEFORE 'small'",
