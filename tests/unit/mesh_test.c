@@ -171,12 +171,16 @@ static void on_reply(void *arg, const sp_error_t *err, const sp_msg_envelope_t *
         sp_peer_close(a->close);
 }
 
-static sp_peer_t *open_peer(service_t *s)
+static sp_peer_t *open_peer_to(service_t *s, const char *endpoint)
 {
     sp_peer_t *peer = NULL;
-    assert_int_equal(sp_peer_open(&peer, s->loop, sp_server_endpoint(s->server), NULL, NULL, NULL),
-                     0);
+    assert_int_equal(sp_peer_open(&peer, s->loop, endpoint, NULL, NULL, NULL), 0);
     return peer;
+}
+
+static sp_peer_t *open_peer(service_t *s)
+{
+    return open_peer_to(s, sp_server_endpoint(s->server));
 }
 
 static void ask(sp_peer_t *peer, const char *key, const char *request_id, int timeout_ms,
@@ -399,28 +403,34 @@ static void test_late_reply_is_not_anothers(void **state)
     sp_peer_close(&peer);
 }
 
-// Where nobody listens, and nobody has: libzmq gives a port back in its own time, and somebody else may take it first.
-static void quiet_endpoint(char *out, size_t size)
+// A peer of an endpoint where nobody listens, and nobody has: libzmq gives a port back in its own time, and somebody else may take it first.
+static sp_peer_t *open_quiet_peer(service_t *s, char endpoint[64])
 {
     static int n;
-    snprintf(out, size, "ipc://@shardplane-mesh-test-%d-%d", (int)getpid(), n++);
+    snprintf(endpoint, 64, "ipc://@shardplane-mesh-test-%d-%d", (int)getpid(), n++);
+    return open_peer_to(s, endpoint);
+}
+
+// Somebody listens there now.
+static sp_server_t *listen_at(service_t *s, const char *endpoint)
+{
+    sp_server_t *later = NULL;
+    assert_int_equal(sp_server_open(&later, s->loop, endpoint, "router", "r2", table, s, NULL), 0);
+    return later;
 }
 
 static void test_silent_endpoint(void **state)
 {
     service_t *s = *state;
-    sp_peer_t *peer = NULL;
-    sp_server_t *later = NULL;
     char endpoint[64];
-    quiet_endpoint(endpoint, sizeof endpoint);
-    assert_int_equal(sp_peer_open(&peer, s->loop, endpoint, NULL, NULL, NULL), 0);
+    sp_peer_t *peer = open_quiet_peer(s, endpoint);
     answer_t a = {0};
     ask(peer, "x", NULL, 50, &a);
     assert_true(run_until(s->loop, &a.n, 1));
     assert_int_equal(a.err.code, SP_E_UNAVAILABLE); // only reads
     assert_true(a.err.retryable);
     // It is not done when somebody listens there later.
-    assert_int_equal(sp_server_open(&later, s->loop, endpoint, "router", "r2", table, s, NULL), 0);
+    sp_server_t *later = listen_at(s, endpoint);
     answer_t b = {0};
     ask(peer, "y", NULL, 3000, &b);
     assert_true(run_until(s->loop, &b.n, 1));
@@ -437,11 +447,8 @@ static void test_silent_endpoint_under_traffic(void **state)
 {
     enum { N = 60, TIMEOUT_MS = 100 };
     service_t *s = *state;
-    sp_peer_t *peer = NULL;
-    sp_server_t *later = NULL;
     char endpoint[64];
-    quiet_endpoint(endpoint, sizeof endpoint);
-    assert_int_equal(sp_peer_open(&peer, s->loop, endpoint, NULL, NULL, NULL), 0);
+    sp_peer_t *peer = open_quiet_peer(s, endpoint);
     answer_t *a = calloc(N, sizeof *a);
     for (int i = 0; i < N; i++) {
         ask(peer, "x", NULL, TIMEOUT_MS, &a[i]);
@@ -451,7 +458,7 @@ static void test_silent_endpoint_under_traffic(void **state)
     for (int i = 0; i < N; i++)
         waiting += a[i].n == 0;
     assert_true(waiting > 0 && waiting < N / 2);
-    assert_int_equal(sp_server_open(&later, s->loop, endpoint, "router", "r2", table, s, NULL), 0);
+    sp_server_t *later = listen_at(s, endpoint);
     answer_t b = {0};
     ask(peer, "y", NULL, 3000, &b);
     assert_true(run_until(s->loop, &b.n, 1));
@@ -470,16 +477,13 @@ static void test_silent_endpoint_under_traffic(void **state)
 static void test_held_call_keeps_its_deadline(void **state)
 {
     service_t *s = *state;
-    sp_peer_t *peer = NULL;
-    sp_server_t *later = NULL;
     char endpoint[64];
-    quiet_endpoint(endpoint, sizeof endpoint);
-    assert_int_equal(sp_peer_open(&peer, s->loop, endpoint, NULL, NULL, NULL), 0);
+    sp_peer_t *peer = open_quiet_peer(s, endpoint);
     answer_t a = {0};
     int64_t deadline = sp_clock_mono_ms() + 5000;
     execute(peer, 5000, &a);
     run_for(s->loop, 500);
-    assert_int_equal(sp_server_open(&later, s->loop, endpoint, "router", "r2", table, s, NULL), 0);
+    sp_server_t *later = listen_at(s, endpoint);
     assert_true(run_until(s->loop, &s->kept_n, 1));
     assert_true(s->kept[0]->deadline_mono_ms <= deadline + 100);
     sp_peer_close(&peer);
