@@ -363,8 +363,8 @@ static int scan_rest(lexer_t *l, sql_class_t *c, sp_error_t *err)
     char before[64] = "";
     int64_t depth = 0; // of parentheses
     // SELECT was seen at depth 0: an INTO there is its own, also behind a column called `insert`.
-    bool selected = false,
-         dotted = false; // behind `.`: a function of the application's, whatever its name
+    bool selected = false;
+    bool dotted = false; // behind `.`: a function of the application's, whatever its name
     for (;; next(l)) {
         if (l->kind == END)
             return 0;

@@ -9,10 +9,10 @@
 #include "common/base/str.h"
 
 typedef struct sql_class {
-    bool
-        read_keyword; // it starts with a word that can only read (SELECT, VALUES, TABLE, EXPLAIN, WITH without a writing word)
-    bool
-        surely_reads; // and calls no function by a name that is not known to be harmless; a view or an overload may write still
+    // It starts with a word that can only read: SELECT, VALUES, TABLE, EXPLAIN, WITH without a writing word.
+    bool read_keyword;
+    // And calls no function by a name that is not known to be harmless. A view or an overload may write still.
+    bool surely_reads;
 } sql_class_t;
 
 // invalid_argument: not SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES, TABLE or EXPLAIN of these; more than one statement; SELECT INTO;
